@@ -1,0 +1,172 @@
+"""Every error of the package.
+
+KvQueueError
+├── KvQueueNotStartedError      the queue is used before its app started
+├── KvQueueClosedError          the queue is used after its app stopped
+├── NotInstalledError           a route asks for a queue that no module installed
+├── HandlerError                a handler or its wiring is wrong; stops the start
+├── InvalidOptionError          an option is of the wrong type or outside its limits
+├── InvalidKeyError             a key that the key-value store cannot hold
+├── PayloadError                a payload that cannot be encoded, or is not what its handler takes
+│   └── PayloadTooLargeError
+├── IdempotencyConflictError    the same idempotency key with another body
+├── QueueFullError              `max_pending` messages wait already
+├── LeaseLostError              another process may have the message now
+├── AlreadySettledError         the message was settled before
+└── StoreError                  the database failed
+    ├── StoreBusyError          another program holds the database
+    └── SchemaTooNewError       a newer version of this package owns the database
+
+Not errors but verdicts, which a handler raises: `RetryLater` and `Reject`.
+"""
+
+from datetime import timedelta
+
+
+class KvQueueError(Exception):
+    """The root of every error that this package raises."""
+
+
+class KvQueueNotStartedError(KvQueueError):
+    """The queue is used before its store is open."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The queue is not started. It opens with the app's lifespan: in tests use "
+            "`with TestClient(app)`, in scripts `async with module.running() as queue`."
+        )
+
+
+class KvQueueClosedError(KvQueueError):
+    """The queue is used after its store was closed."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The queue is closed: its app has stopped. Send before the shutdown ends, "
+            "or start the app again."
+        )
+
+
+class NotInstalledError(KvQueueError):
+    """A route asks for something of the queue, but no module was installed in its app."""
+
+
+class HandlerError(KvQueueError):
+    """A handler, or the way it is wired, is wrong. Raised at decoration or at start-up."""
+
+
+class InvalidOptionError(KvQueueError, TypeError, ValueError):
+    """An option has the wrong type or lies outside its limits. Nothing was stored."""
+
+
+class InvalidKeyError(KvQueueError, TypeError, ValueError):
+    """A key is empty, too long, or has a part of a type that keys do not have."""
+
+
+class PayloadError(KvQueueError, ValueError):
+    """A payload cannot be encoded as JSON, or its handler does not accept it."""
+
+
+class PayloadTooLargeError(PayloadError, TypeError):
+    """An encoded payload is larger than `max_payload_bytes`. Nothing was stored.
+
+    Attributes:
+        size_bytes: what the payload takes as UTF-8 JSON.
+        limit_bytes: the setting `max_payload_bytes`.
+    """
+
+    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(
+            f"Payload is {size_bytes} bytes, the limit is {limit_bytes}. "
+            "Store the body elsewhere and send its key, or raise KVQUEUE_MAX_PAYLOAD_BYTES."
+        )
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+
+class IdempotencyConflictError(KvQueueError):
+    """An idempotency key was used before, for a message with another body.
+
+    Attributes:
+        message_type: the type that the key belongs to.
+        idempotency_key: the key.
+        message_id: the message that was stored under it first.
+    """
+
+    def __init__(self, message_type: str, idempotency_key: str, message_id: int) -> None:
+        super().__init__(
+            f"Idempotency key {idempotency_key!r} of type {message_type!r} belongs to message "
+            f"{message_id}, which has another body. Use one key for one body."
+        )
+        self.message_type = message_type
+        self.idempotency_key = idempotency_key
+        self.message_id = message_id
+
+
+class QueueFullError(KvQueueError):
+    """So many messages wait that no more are taken. A route may answer 503.
+
+    Attributes:
+        pending: how many messages waited at the last count.
+        limit: the setting `max_pending`.
+    """
+
+    def __init__(self, pending: int, limit: int) -> None:
+        super().__init__(
+            f"{pending} messages wait, the limit is {limit} (KVQUEUE_MAX_PENDING). "
+            "Send again later, or let more processes listen."
+        )
+        self.pending = pending
+        self.limit = limit
+
+
+class LeaseLostError(KvQueueError):
+    """The lease on a message ended: another process may have it now."""
+
+
+class AlreadySettledError(KvQueueError):
+    """The message was settled before."""
+
+
+class StoreError(KvQueueError):
+    """The database failed. The cause is its own error."""
+
+
+class StoreBusyError(StoreError):
+    """Another program holds the database's write lock for too long."""
+
+
+class SchemaTooNewError(StoreError):
+    """The database belongs to a newer version of this package, which refuses this one."""
+
+    def __init__(self, oldest_code: int, this_code: int) -> None:
+        super().__init__(
+            f"The database takes code from schema {oldest_code} on, this code knows schema "
+            f"{this_code}. Upgrade kvqueue_fastapi in this process."
+        )
+        self.oldest_code = oldest_code
+        self.this_code = this_code
+
+
+class RetryLater(Exception):  # noqa: N818 because it is a handler's verdict, not an error
+    """What a handler raises to have its message again later, without spending an attempt.
+
+    Args:
+        delay: how long to wait, in seconds or as a `timedelta`; at least 0, at most 30 days.
+    """
+
+    def __init__(self, delay: float | timedelta) -> None:
+        super().__init__(delay)
+        self.delay = delay
+
+
+class Reject(Exception):  # noqa: N818 because it is a handler's verdict, not an error
+    """What a handler raises to make its message a dead letter now.
+
+    Args:
+        reason: kept with the dead letter.
+    """
+
+    def __init__(self, reason: str = "rejected by its handler") -> None:
+        super().__init__(reason)
+        self.reason = reason

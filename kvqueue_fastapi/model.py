@@ -1,0 +1,279 @@
+"""The frozen records that travel between the layers.
+
+Times are integer UTC milliseconds, keys are encoded bytes, payloads are JSON text: every
+value here is already checked. The records on the path of a message are named tuples, because
+making one costs a third of a frozen dataclass.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Any, NamedTuple
+
+
+class Idempotency(NamedTuple):
+    """One key, one message, within its window."""
+
+    key: str
+    digest: bytes
+    window_ms: int
+
+
+class Send(NamedTuple):
+    """A message to store.
+
+    Attributes:
+        delay_ms: from the engine's clock at the commit; ignored where `deliver_at_ms` is given.
+        options: JSON object or None; see `Options`.
+    """
+
+    type: str
+    data: str
+    delay_ms: int = 0
+    deliver_at_ms: int | None = None
+    priority: int = 0
+    ordering_key: str | None = None
+    options: str | None = None
+    idempotency: Idempotency | None = None
+
+
+class Check(NamedTuple):
+    """Commit only if the key has this version; None: only if it is absent."""
+
+    key: bytes
+    version: int | None
+
+
+class Encoding(IntEnum):
+    """How the bytes of a stored value are to be read."""
+
+    JSON = 1
+    U64 = 2
+    BYTES = 3
+
+
+class KvSet(NamedTuple):
+    """Store a value under a key."""
+
+    key: bytes
+    value: bytes
+    encoding: Encoding = Encoding.JSON
+    expires_at_ms: int | None = None
+
+
+class KvDelete(NamedTuple):
+    """Remove a key; an absent one is fine."""
+
+    key: bytes
+
+
+Mutation = KvSet | KvDelete
+
+
+class Outcome(IntEnum):
+    """How a claim ended."""
+
+    DONE = 1
+    """The handler returned: the message goes."""
+    RETRY = 2
+    """The handler failed: again after `delay_ms`, one attempt spent."""
+    LATER = 3
+    """The handler asked for another time: again after `delay_ms`, no attempt spent."""
+    RELEASE = 4
+    """Not handled after all: ready again at once, without a trace."""
+    DEAD = 5
+    """Given up: the message becomes a dead letter."""
+
+
+class Failure(NamedTuple):
+    """What went wrong in one attempt.
+
+    Attributes:
+        text: type and message of the error, one line where it can be.
+        trace: the formatted traceback, or "".
+    """
+
+    text: str
+    trace: str = ""
+
+
+class Settlement(NamedTuple):
+    """How one claim ended, fenced by its token."""
+
+    id: int
+    token: int
+    outcome: Outcome = Outcome.DONE
+    delay_ms: int = 0
+    failure: Failure | None = None
+    ordering_key: str | None = None
+
+
+class AtomicWrite(NamedTuple):
+    """The one way to change the store: all of it or nothing."""
+
+    checks: Sequence[Check] = ()
+    mutations: Sequence[Mutation] = ()
+    sends: Sequence[Send] = ()
+    settlements: Sequence[Settlement] = ()
+
+
+class Committed(NamedTuple):
+    """What became of an `AtomicWrite`.
+
+    Attributes:
+        ok: False: a check failed and nothing was written.
+        message_ids: one for each send, in their order.
+        version: of the keys that it wrote; None where it wrote none.
+    """
+
+    ok: bool
+    message_ids: Sequence[int] = ()
+    version: int | None = None
+
+
+class Claim(NamedTuple):
+    """A message in the hands of one listener, until its lease ends.
+
+    Attributes:
+        attempt: which delivery this is, from 1.
+        crashes: how many deliveries ended with their process; they spend no retry.
+        options: JSON object or None; see `Options`.
+    """
+
+    id: int
+    token: int
+    type: str
+    data: str
+    attempt: int
+    crashes: int
+    sent_at_ms: int
+    ordering_key: str | None
+    options: str | None
+
+
+class Wanted(NamedTuple):
+    """A message type that a listener has room for."""
+
+    type: str
+    room: int
+
+
+class Claimed(NamedTuple):
+    """What a claim brought.
+
+    Attributes:
+        claims: in the order in which they are to be handled.
+        next_due_ms: how long until the next delayed message is due; None: there is none.
+    """
+
+    claims: Sequence[Claim]
+    next_due_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a message carries beside its payload; all of it optional."""
+
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+    backoff_schedule_ms: tuple[int, ...] | None = None
+    keys_if_undelivered: tuple[bytes, ...] = ()
+
+
+class State(StrEnum):
+    """Where a message is."""
+
+    READY = "ready"
+    DELAYED = "delayed"
+    BLOCKED = "blocked"
+    """Behind an earlier message of its ordering key."""
+    RUNNING = "running"
+    QUARANTINED = "quarantined"
+    """Ready, but its last holder died: such messages run one at a time in a process."""
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptError:
+    """What went wrong in one attempt, as it is kept."""
+
+    attempt: int
+    at_ms: int
+    text: str
+    trace: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRecord:
+    """A message or dead letter as its keeper sees it.
+
+    Attributes:
+        data: the decoded payload; the raw text where it is no JSON.
+        due_at_ms: when it may be handled next; for a dead letter, when it died.
+        requeued_from: the dead letter that this message was requeued from.
+    """
+
+    id: int
+    type: str
+    data: Any
+    state: State
+    headers: dict[str, str]
+    priority: int
+    ordering_key: str | None
+    attempt: int
+    crashes: int
+    sent_at_ms: int
+    due_at_ms: int
+    errors: tuple[AttemptError, ...]
+    reason: str | None = None
+    requeued_from: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Which messages to list.
+
+    Attributes:
+        search: part of the payload's or the errors' text, in any case of letters.
+        after: the id behind which to begin.
+        limit: how many at the most.
+    """
+
+    type: str | None = None
+    state: State | None = None
+    ordering_key: str | None = None
+    search: str | None = None
+    after: int = 0
+    limit: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class TypeCounts:
+    """How many messages of one type are where.
+
+    Attributes:
+        oldest_age_s: seconds since the oldest message that is not dead was sent; None: none is.
+        handled: whether a live listener takes this type.
+    """
+
+    type: str
+    ready: int
+    delayed: int
+    blocked: int
+    running: int
+    quarantined: int
+    dead: int
+    oldest_age_s: float | None
+    paused: bool
+    handled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerRecord:
+    """A process that listens."""
+
+    id: int
+    host: str
+    pid: int
+    since_ms: int
+    types: tuple[str, ...]
+    running: int

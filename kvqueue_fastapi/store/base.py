@@ -1,0 +1,184 @@
+"""The boundary to an engine: the verbs of the flow, and the verbs of the keeper."""
+
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple, Protocol
+
+from kvqueue_fastapi.model import (
+    AtomicWrite,
+    Claimed,
+    Committed,
+    ListenerRecord,
+    MessageRecord,
+    Query,
+    Settlement,
+    TypeCounts,
+    Wanted,
+)
+
+MAX_WANTED: Final = 16
+"""More types in one claim make it slow; listeners with more take turns among them."""
+
+
+class Clock(Protocol):
+    """What an engine reads the time from; tests bring their own."""
+
+    def wall_ms(self) -> int:
+        """UTC milliseconds since 1970: when messages are due."""
+        ...
+
+    def steady_ms(self) -> int:
+        """Milliseconds that never jump, the same for all processes of a boot: leases."""
+        ...
+
+
+class SettleRequest(NamedTuple):
+    """Claims that ended, each for itself. Answer: list of bool, whether the lease still held."""
+
+    settlements: Sequence[Settlement]
+
+
+class ClaimRequest(NamedTuple):
+    """Room for messages. Answer: `Claimed`.
+
+    Attributes:
+        wanted: at most `MAX_WANTED` types, in the order in which they take turns.
+        limit: how many claims at the most.
+        listener_id: who holds them; 0 is nobody whose death could be seen.
+        lease_ms: how long they are hidden from others, if not extended.
+        quarantined: whether one message more may come whose last holder died.
+    """
+
+    wanted: Sequence[Wanted]
+    limit: int
+    listener_id: int
+    lease_ms: int
+    quarantined: bool
+
+
+Request = AtomicWrite | SettleRequest | ClaimRequest
+"""What goes through the writer."""
+
+
+class Store(Protocol):
+    """A durable queue with a key-value table beside it: the verbs of the flow.
+
+    The coroutines are called on one event loop. The plain functions block, and may be called
+    from any thread: the lease keeper has one of its own.
+    """
+
+    async def commit(self, write: AtomicWrite) -> Committed:
+        """Write all of it durably, or nothing."""
+        ...
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        """End claims, each by itself. Returns, in order, whether the lease still held."""
+        ...
+
+    async def claim(
+        self,
+        wanted: Sequence[Wanted],
+        *,
+        limit: int,
+        lease_ms: int,
+        listener_id: int = 0,
+        quarantined: bool = True,
+    ) -> Claimed:
+        """Take what is due, types taking turns; see `ClaimRequest`."""
+        ...
+
+    async def ready_types(self, *, after: str, limit: int) -> list[str]:
+        """Types with something to claim, in order, beginning behind `after`."""
+        ...
+
+    async def quarantined_types(self, *, limit: int) -> list[str]:
+        """Types with a message whose last holder died."""
+        ...
+
+    async def paused_types(self) -> frozenset[str]:
+        """Types that nobody may claim now."""
+        ...
+
+    async def count_pending(self, *, most: int) -> int:
+        """How many messages wait, counted to about `most`."""
+        ...
+
+    def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
+        """Call `wake` on the event loop when something may have become claimable.
+
+        Returns: what ends the subscription.
+        """
+        ...
+
+    async def enter_listener(self, types: Sequence[str]) -> int:
+        """Say that this process listens, and show a mark of life. Returns its id, never reused."""
+        ...
+
+    async def leave_listener(self, listener_id: int) -> None:
+        """Take the mark of life away; what it still holds is lost to it."""
+        ...
+
+    def settle_now(self, settlements: Sequence[Settlement]) -> list[bool]:
+        """`settle`, for a thread that outlived its event loop. Blocks."""
+        ...
+
+    def extend(self, leases: Sequence[tuple[int, int]], lease_ms: int) -> frozenset[int]:
+        """Prolong leases, given as pairs of message id and token. Blocks.
+
+        Returns: the ids of those that were lost.
+        """
+        ...
+
+    def end_leases_of_the_dead(self) -> int:
+        """Free what dead listeners held. Blocks. Returns how many messages that were."""
+        ...
+
+    def sweep(self) -> int:
+        """Remove a slice of what is past its time. Blocks. Returns how many rows that were."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what was submitted, then let go of the database."""
+        ...
+
+
+class StoreAdmin(Protocol):
+    """The verbs of the keeper: to look into the store and to put it right."""
+
+    async def counts(self) -> list[TypeCounts]:
+        """One for each type that has or had messages, in type order."""
+        ...
+
+    async def list_messages(self, query: Query) -> list[MessageRecord]:
+        """Those that wait or run, by id."""
+        ...
+
+    async def list_dead_letters(self, query: Query) -> list[MessageRecord]:
+        """Dead letters, by id."""
+        ...
+
+    async def show(self, message_id: int) -> MessageRecord | None:
+        """A message or dead letter."""
+        ...
+
+    async def requeue(self, message_ids: Sequence[int]) -> dict[int, int]:
+        """Send dead letters again. Returns the new id of each that there was."""
+        ...
+
+    async def dead_ids(self, message_type: str, *, after: int, limit: int) -> list[int]:
+        """The ids of a type's dead letters behind `after`, in order."""
+        ...
+
+    async def discard(self, message_ids: Sequence[int]) -> dict[int, bool]:
+        """Remove messages and dead letters for good.
+
+        Returns: for each that there was, whether it went; running ones stay.
+        """
+        ...
+
+    async def set_paused(self, message_type: str, *, paused: bool) -> None:
+        """Stop or resume claiming of a type, in every process."""
+        ...
+
+    async def listeners(self) -> list[ListenerRecord]:
+        """The processes that listen."""
+        ...

@@ -1,0 +1,223 @@
+"""The keeper's verbs on SQLite."""
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol, TypeVar
+
+import pydantic_core
+
+from kvqueue_fastapi.codec import decode_options
+from kvqueue_fastapi.errors import PayloadError
+from kvqueue_fastapi.model import (
+    AttemptError,
+    ListenerRecord,
+    MessageRecord,
+    Options,
+    Query,
+    Send,
+    State,
+    TypeCounts,
+)
+from kvqueue_fastapi.store.base import Clock
+from kvqueue_fastapi.store.sqlite import sends
+from kvqueue_fastapi.store.sqlite import statements as sql
+from kvqueue_fastapi.store.sqlite.reader import Reader
+
+R = TypeVar("R")
+
+STATES: Final = (
+    State.READY,
+    State.DELAYED,
+    State.BLOCKED,
+    State.RUNNING,
+    State.QUARANTINED,
+    State.DEAD,
+)
+"""By the number that is stored."""
+_RUNNING: Final = 3
+
+
+class Transact(Protocol):
+    """Runs a function in one durable transaction on the writing thread."""
+
+    async def __call__(self, work: Callable[[sqlite3.Connection], R]) -> R:
+        """Run it and return what it returns."""
+        ...
+
+
+class SqliteAdmin:
+    """Looks into the store and puts it right."""
+
+    def __init__(self, reader: Reader, transact: Transact, clock: Clock) -> None:
+        self._reader = reader
+        self._transact = transact
+        self._clock = clock
+
+    async def counts(self) -> list[TypeCounts]:
+        """One for each type that has messages, dead letters, a pause or a listener."""
+        states: defaultdict[str, dict[State, int]] = defaultdict(dict)
+        oldest: dict[str, int] = {}
+        for kind, state, count, sent_at_ms in await self._reader.fetch_all(sql.COUNT_MESSAGES, {}):
+            states[kind][_state(state)] = count
+            oldest[kind] = min(sent_at_ms, oldest.get(kind, sent_at_ms))
+        for kind, count in await self._reader.fetch_all(sql.COUNT_DEAD_LETTERS, {}):
+            states[kind][State.DEAD] = count
+        paused = {row[0] for row in await self._reader.fetch_all(sql.PAUSED_TYPES, {})}
+        handled = {kind for listener in await self.listeners() for kind in listener.types}
+        now_ms = self._clock.wall_ms()
+        return [
+            TypeCounts(
+                type=kind,
+                **{state.value: states[kind].get(state, 0) for state in STATES},
+                oldest_age_s=(now_ms - oldest[kind]) / 1000 if kind in oldest else None,
+                paused=kind in paused,
+                handled=kind in handled,
+            )
+            for kind in sorted({*states, *paused, *handled})
+        ]
+
+    async def list_messages(self, query: Query) -> list[MessageRecord]:
+        """Those that wait or run, by id."""
+        state = None if query.state is None else STATES.index(query.state)
+        return await self._list(sql.LIST_MESSAGES, query, state)
+
+    async def list_dead_letters(self, query: Query) -> list[MessageRecord]:
+        """Dead letters, by id."""
+        return await self._list(sql.LIST_DEAD_LETTERS, query, None)
+
+    async def show(self, message_id: int) -> MessageRecord | None:
+        """A message or dead letter."""
+        for statement in (sql.SHOW_MESSAGE, sql.SHOW_DEAD_LETTER):
+            for row in await self._reader.fetch_all(statement, {"id": message_id}):
+                return _record(row)
+        return None
+
+    async def dead_ids(self, message_type: str, *, after: int, limit: int) -> list[int]:
+        """The ids of a type's dead letters behind `after`, in order."""
+        names = {"type": message_type, "after": after, "limit": limit}
+        return [row[0] for row in await self._reader.fetch_all(sql.DEAD_IDS_OF_TYPE, names)]
+
+    async def requeue(self, message_ids: Sequence[int]) -> dict[int, int]:
+        """Send dead letters again, at the tail of their keys. Returns their new ids."""
+        now_ms = self._clock.wall_ms()
+        return await self._transact(lambda connection: _requeue(connection, message_ids, now_ms))
+
+    async def discard(self, message_ids: Sequence[int]) -> dict[int, bool]:
+        """Remove messages and dead letters for good. Running ones stay."""
+        now_ms = self._clock.wall_ms()
+        return await self._transact(lambda connection: _discard(connection, message_ids, now_ms))
+
+    async def set_paused(self, message_type: str, *, paused: bool) -> None:
+        """Stop or resume claiming of a type, in every process."""
+        names = {"type": message_type, "paused": int(paused), "now_ms": self._clock.wall_ms()}
+        await self._transact(lambda connection: connection.execute(sql.SET_PAUSED, names))
+
+    async def listeners(self) -> list[ListenerRecord]:
+        """The processes that listen."""
+        rows = await self._reader.fetch_all(sql.LISTENERS, {})
+        return [
+            ListenerRecord(
+                id=row[0],
+                host=row[1],
+                pid=row[2],
+                since_ms=row[3],
+                types=tuple(pydantic_core.from_json(row[4])),
+                running=row[5],
+            )
+            for row in rows
+        ]
+
+    async def _list(self, statement: str, query: Query, state: int | None) -> list[MessageRecord]:
+        names = {
+            "type": query.type,
+            "state": state,
+            "ordering_key": query.ordering_key,
+            "search": query.search,
+            "after": query.after,
+            "limit": query.limit,
+        }
+        return [_record(row) for row in await self._reader.fetch_all(statement, names)]
+
+
+def _requeue(
+    connection: sqlite3.Connection, message_ids: Sequence[int], now_ms: int
+) -> dict[int, int]:
+    requeued: dict[int, int] = {}
+    for old in dict.fromkeys(message_ids):
+        row = connection.execute(sql.READ_DEAD_LETTER, {"id": old}).fetchone()
+        if row is None:
+            continue
+        message_type, data, priority, ordering_key, options = row
+        send = Send(
+            message_type, data, priority=priority, ordering_key=ordering_key, options=options
+        )
+        requeued[old] = sends.insert(connection, (send,), now_ms, requeued_from=old)[0]
+        connection.execute(sql.DELETE_DEAD_LETTER, {"id": old})
+    return requeued
+
+
+def _discard(
+    connection: sqlite3.Connection, message_ids: Sequence[int], now_ms: int
+) -> dict[int, bool]:
+    gone: dict[int, bool] = {}
+    ordering_keys: list[str | None] = []
+    for message_id in message_ids:
+        names = {"id": message_id}
+        row = connection.execute(sql.READ_STATE, names).fetchone()
+        if row is not None and row[0] == _RUNNING:
+            gone[message_id] = False
+            continue
+        statement = sql.DELETE_DEAD_LETTER if row is None else sql.DELETE_MESSAGE
+        if connection.execute(statement, names).rowcount:
+            gone[message_id] = True
+            ordering_keys.append(None if row is None else row[1])
+            connection.execute(sql.FORGET_IDEMPOTENT, names)
+    sends.promote_heads(connection, ordering_keys, now_ms)
+    return gone
+
+
+def _record(row: Sequence[Any]) -> MessageRecord:
+    options = _options(row[4])
+    return MessageRecord(
+        id=row[0],
+        type=row[1],
+        data=_json(row[2]),
+        state=_state(row[3]),
+        headers=options.headers,
+        priority=row[5],
+        ordering_key=row[6],
+        attempt=row[7],
+        crashes=row[8],
+        sent_at_ms=row[9],
+        due_at_ms=row[10],
+        errors=_errors(row[11]),
+        reason=row[12],
+        requeued_from=row[13],
+    )
+
+
+def _state(number: int) -> State:
+    # A foreign program may have stored any number; what is no state is never claimed.
+    return STATES[number] if 0 <= number < len(STATES) else State.BLOCKED
+
+
+def _options(text: str | None) -> Options:
+    try:
+        return decode_options(text)
+    except PayloadError:  # a foreign program wrote it; the rest is still worth showing
+        return Options()
+
+
+def _json(text: str) -> Any:
+    try:
+        return pydantic_core.from_json(text)
+    except ValueError:
+        return text
+
+
+def _errors(text: str | None) -> tuple[AttemptError, ...]:
+    entries = _json(text or "[]")
+    if not isinstance(entries, list):
+        return ()
+    return tuple(AttemptError(**entry) for entry in entries)

@@ -1,0 +1,132 @@
+"""A connection as this engine needs it, and the way to the write lock."""
+
+import contextlib
+import random
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from typing import Final, TypeVar
+
+from kvqueue_fastapi.errors import StoreBusyError, StoreError
+from kvqueue_fastapi.store.sqlite.statements import BEGIN, COMMIT, ROLLBACK
+
+R = TypeVar("R")
+
+OLDEST_SQLITE: Final = (3, 38, 0)
+_SHORTEST_WAIT_S: Final = 0.0005
+_LONGEST_WAIT_S: Final = 0.002
+_WAL_CEILING_BYTES: Final = 64 * 1024 * 1024
+
+
+def connect(path: str, *, synchronous: str, patience_s: float) -> sqlite3.Connection:
+    """Open the database for writing.
+
+    Args:
+        path: of the file, or ":memory:".
+        synchronous: FULL, NORMAL or EXTRA: how a commit reaches the disk.
+        patience_s: how long to wait for other programs.
+
+    Raises:
+        StoreError: it cannot be opened or is no database.
+    """
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        msg = f"SQLite is {sqlite3.sqlite_version}, 3.38 or newer is needed. Upgrade Python."
+        raise StoreError(msg)
+    try:
+        connection = sqlite3.connect(
+            path, isolation_level=None, timeout=0, check_same_thread=False, cached_statements=256
+        )
+    except sqlite3.Error as error:
+        raise store_error(error, path) from error
+    try:
+        _prepare(connection, synchronous, patience_s)
+    except sqlite3.Error as error:
+        connection.close()
+        raise store_error(error, path) from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def store_error(error: sqlite3.Error, path: str) -> StoreError:
+    """What a database's own error is to a caller."""
+    if is_busy(error):
+        return StoreBusyError(f"{path}: another program holds the database ({error}).")
+    remedy = _REMEDIES.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, "")
+    return StoreError(f"{path}: {error}.{remedy}")
+
+
+_REMEDIES: Final = {
+    sqlite3.SQLITE_CANTOPEN: " Check that its directory exists and may be written to.",
+    sqlite3.SQLITE_READONLY: " Give this user the right to write the file and its directory.",
+    sqlite3.SQLITE_FULL: " Make room on the disk; what was stored is safe.",
+    sqlite3.SQLITE_NOTADB: " Point KVQUEUE_URL at a file of its own.",
+    sqlite3.SQLITE_CORRUPT: " Stop, keep a copy, and restore a backup or use sqlite3's .recover.",
+}
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether another connection holds a lock that we need."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def patiently(attempt: Callable[[], R], patience_s: float) -> R:
+    """Try until the lock is free.
+
+    SQLite's own busy timeout backs off so far that a second process starves beside one that
+    commits back to back; short waits with jitter share the lock fairly.
+
+    Raises:
+        StoreBusyError: it was not free within `patience_s`.
+    """
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            return attempt()
+        except sqlite3.OperationalError as error:
+            if not is_busy(error):
+                raise
+            if time.monotonic() >= deadline:
+                msg = (
+                    f"Another program has held the database's lock for {patience_s:g} s. "
+                    "Look for a long transaction in another process."
+                )
+                raise StoreBusyError(msg) from error
+        time.sleep(random.uniform(_SHORTEST_WAIT_S, _LONGEST_WAIT_S))  # noqa: S311 because it is no secret
+
+
+@contextlib.contextmanager
+def write_transaction(connection: sqlite3.Connection, patience_s: float) -> Iterator[None]:
+    """All of the block in one transaction, or nothing."""
+    patiently(lambda: connection.execute(BEGIN), patience_s)
+    try:
+        yield
+        patiently(lambda: connection.execute(COMMIT), patience_s)
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute(ROLLBACK)
+        raise
+
+
+def _prepare(connection: sqlite3.Connection, synchronous: str, patience_s: float) -> None:
+    # Bytes that are no UTF-8 in one row that a foreign program wrote must not stop a claim.
+    connection.text_factory = _text
+    patiently(lambda: connection.execute("PRAGMA auto_vacuum = INCREMENTAL"), patience_s)
+    # This one ignores the busy timeout, which fails cold starts of several workers.
+    patiently(lambda: connection.execute("PRAGMA journal_mode = WAL"), patience_s)
+    connection.execute(_SYNCHRONOUS[synchronous])
+    connection.execute(f"PRAGMA journal_size_limit = {_WAL_CEILING_BYTES}")
+    connection.execute("PRAGMA trusted_schema = OFF")
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
+
+
+_SYNCHRONOUS: Final = {
+    "NORMAL": "PRAGMA synchronous = NORMAL",
+    "FULL": "PRAGMA synchronous = FULL",
+    "EXTRA": "PRAGMA synchronous = EXTRA",
+}

@@ -1,0 +1,51 @@
+"""Messages that are given up, and the keys that are written for them."""
+
+import sqlite3
+from typing import Final
+
+from kvqueue_fastapi.codec import decode_options, envelope
+from kvqueue_fastapi.errors import PayloadError
+from kvqueue_fastapi.model import Encoding, Failure, KvSet
+from kvqueue_fastapi.store.sqlite import statements as sql
+from kvqueue_fastapi.store.sqlite.keys import apply_mutations
+
+Row = tuple[int, str, str, str | None, str | None, int]
+"""Of a message: id, type, data, options, ordering_key, crashes."""
+
+ID: Final = 0
+
+
+def bury(
+    connection: sqlite3.Connection, row: Row, failure: Failure, now_ms: int, *, crashes: int = 0
+) -> None:
+    """Make a message a dead letter and write its `keys_if_undelivered`, in this transaction.
+
+    Args:
+        connection: within a transaction.
+        row: the message.
+        failure: why; its text is the reason.
+        now_ms: when.
+        crashes: to be added to those on its record.
+    """
+    message_id, message_type, data, options, _, _ = row
+    connection.execute(
+        sql.BURY,
+        {
+            "id": message_id,
+            "now_ms": now_ms,
+            "text": failure.text,
+            "trace": failure.trace,
+            "crashes": crashes,
+        },
+    )
+    connection.execute(sql.DELETE_MESSAGE, {"id": message_id})
+    value = envelope(message_type, data).encode()
+    sets = [KvSet(key, value, Encoding.JSON) for key in _undelivered_keys(options)]
+    apply_mutations(connection, sets)
+
+
+def _undelivered_keys(options: str | None) -> tuple[bytes, ...]:
+    try:
+        return decode_options(options).keys_if_undelivered
+    except PayloadError:  # a foreign program wrote it; its reason is in the dead letter
+        return ()

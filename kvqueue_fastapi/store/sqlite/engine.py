@@ -1,0 +1,232 @@
+"""The SQLite engine: one file, one writing thread, readers beside it."""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from kvqueue_fastapi.model import AtomicWrite, Claimed, Committed, Settlement, Wanted
+from kvqueue_fastapi.settings import KvQueueSettings
+from kvqueue_fastapi.store.base import ClaimRequest, Clock, Request, SettleRequest
+from kvqueue_fastapi.store.sqlite import leases
+from kvqueue_fastapi.store.sqlite import statements as sql
+from kvqueue_fastapi.store.sqlite.admin import SqliteAdmin
+from kvqueue_fastapi.store.sqlite.batch import Batch
+from kvqueue_fastapi.store.sqlite.connection import connect, store_error, write_transaction
+from kvqueue_fastapi.store.sqlite.database_thread import DatabaseThread
+from kvqueue_fastapi.store.sqlite.listeners import Listeners
+from kvqueue_fastapi.store.sqlite.location import MEMORY, path_of, refuse_network
+from kvqueue_fastapi.store.sqlite.reader import FileReader, Reader, ThreadReader
+from kvqueue_fastapi.store.sqlite.schema import migrate
+from kvqueue_fastapi.store.sqlite.sweeps import sweep
+from kvqueue_fastapi.store.writer import Writer
+
+R = TypeVar("R")
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def wall_ms(self) -> int:
+        """UTC milliseconds since 1970."""
+        return time.time_ns() // 1_000_000
+
+    def steady_ms(self) -> int:
+        """Milliseconds that never jump, the same for all processes of this boot."""
+        return time.monotonic_ns() // 1_000_000
+
+
+class SqliteStore:
+    """A store in one SQLite file, or in memory."""
+
+    def __init__(self, path: str, settings: KvQueueSettings, clock: Clock) -> None:
+        self._path = path
+        self._clock = clock
+        self._retention_ms = round(settings.dead_letter_retention_s * 1000)
+        # Beyond a third of the lease, waiting for a lock would cost us our leases.
+        self._patience_s = settings.lease_s / 3
+        undertaker = leases.Undertaker(settings.max_crashes)
+        self._batch = Batch(clock, undertaker, path, self._patience_s)
+        self._listeners = Listeners(path, clock, undertaker, self._patience_s)
+        self._thread = DatabaseThread(
+            lambda: connect(
+                path, synchronous=settings.sqlite_synchronous, patience_s=self._patience_s
+            )
+        )
+        self._loop = asyncio.get_running_loop()
+        self._wakes: list[Callable[[], None]] = []
+        self._writer: Writer[Request] = Writer(self._apply)
+        self._reader: Reader = ThreadReader(self._thread)
+        self.admin = SqliteAdmin(self._reader, self._transact, clock)
+
+    @classmethod
+    async def open(
+        cls, url: str, settings: KvQueueSettings, clock: Clock | None = None
+    ) -> "SqliteStore":
+        """Open the database, making it or bringing its schema up to date where needed.
+
+        Raises:
+            InvalidOptionError: the URL is no path.
+            StoreError: it cannot be opened, is no database, or lies on a network file system.
+            SchemaTooNewError: newer code owns it.
+        """
+        path = path_of(url)
+        if path != MEMORY:
+            refuse_network(path)
+        store = cls(path, settings, clock or SystemClock())
+        try:
+            await store._run(lambda connection: migrate(connection, store._patience_s))
+            if path != MEMORY:
+                store._reader = await FileReader.open(path)
+                store.admin = SqliteAdmin(store._reader, store._transact, store._clock)
+        except BaseException:
+            store._thread.close()
+            raise
+        return store
+
+    async def commit(self, write: AtomicWrite) -> Committed:
+        """Write all of it durably, or nothing."""
+        size_bytes = sum(len(send.data) for send in write.sends)
+        return await self._writer.submit(write, size_bytes)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        """End claims, each by itself. Returns, in order, whether the lease still held."""
+        return await self._writer.submit(SettleRequest(settlements))
+
+    async def claim(
+        self,
+        wanted: Sequence[Wanted],
+        *,
+        limit: int,
+        lease_ms: int,
+        listener_id: int = 0,
+        quarantined: bool = True,
+    ) -> Claimed:
+        """Take what is due, types taking turns; see `ClaimRequest`."""
+        request = ClaimRequest(wanted, limit, listener_id, lease_ms, quarantined)
+        return await self._writer.submit(request)
+
+    async def ready_types(self, *, after: str, limit: int) -> list[str]:
+        """Types with something to claim, in order, beginning behind `after`."""
+        rows = await self._fetch(sql.READY_TYPES, {"after": after, "limit": limit})
+        return [row[0] for row in rows]
+
+    async def quarantined_types(self, *, limit: int) -> list[str]:
+        """Types with a message whose last holder died."""
+        return [row[0] for row in await self._fetch(sql.QUARANTINED_TYPES, {"limit": limit})]
+
+    async def paused_types(self) -> frozenset[str]:
+        """Types that nobody may claim now."""
+        return frozenset(row[0] for row in await self._fetch(sql.PAUSED_TYPES, {}))
+
+    async def count_pending(self, *, most: int) -> int:
+        """How many messages wait, counted to about `most`."""
+        return (await self._fetch(sql.COUNT_PENDING, {"most": most}))[0][0]
+
+    def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
+        """Call `wake` on the event loop when something may have become claimable."""
+        self._wakes.append(wake)
+        self._thread.watch(self._foreign_change)
+
+        def unsubscribe() -> None:
+            self._wakes.remove(wake)
+            if not self._wakes:
+                self._thread.watch(None)
+
+        return unsubscribe
+
+    async def enter_listener(self, types: Sequence[str]) -> int:
+        """Say that this process listens, and show a mark of life. Returns its id."""
+        return await self._run(lambda connection: self._listeners.enter(connection, types))
+
+    async def leave_listener(self, listener_id: int) -> None:
+        """Take the mark of life away; what it still holds is lost to it."""
+        await self._run(lambda connection: self._listeners.leave(connection, listener_id))
+
+    def settle_now(self, settlements: Sequence[Settlement]) -> list[bool]:
+        """`settle`, for a thread that outlived its event loop. Blocks."""
+        requests = (SettleRequest(settlements),)
+        answer = self._call(lambda connection: self._batch.apply(connection, requests)).answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        held: list[bool] = answer
+        return held
+
+    def extend(self, held: Sequence[tuple[int, int]], lease_ms: int) -> frozenset[int]:
+        """Prolong leases, given as pairs of message id and token. Returns the ids of the lost."""
+
+        def work(connection: sqlite3.Connection) -> frozenset[int]:
+            with write_transaction(connection, self._patience_s):
+                return leases.extend(connection, held, self._clock.steady_ms() + lease_ms)
+
+        return self._call(work)
+
+    def end_leases_of_the_dead(self) -> int:
+        """Free what dead listeners held. Blocks. Returns how many messages that were."""
+        freed = self._listeners.bury_the_dead(self._call, self._call)
+        if freed:
+            self._foreign_change()
+        return freed
+
+    def sweep(self) -> int:
+        """Remove a slice of what is past its time. Blocks. Returns how many rows that were."""
+        return self._call(
+            lambda connection: sweep(
+                connection,
+                now_ms=self._clock.wall_ms(),
+                retention_ms=self._retention_ms,
+                patience_s=self._patience_s,
+            )
+        )
+
+    async def close(self) -> None:
+        """Finish what was submitted, then let go of the database."""
+        await self._writer.close()
+        await self._reader.close()
+        await asyncio.to_thread(self._thread.close)
+        self._listeners.end_presence()
+
+    async def _apply(self, requests: Sequence[Request]) -> list[object]:
+        answers, changed = await self._run(
+            lambda connection: self._batch.apply(connection, requests)
+        )
+        if changed:
+            self._wake()
+        return answers
+
+    async def _transact(self, work: Callable[[sqlite3.Connection], R]) -> R:
+        def durably(connection: sqlite3.Connection) -> R:
+            with write_transaction(connection, self._patience_s):
+                return work(connection)
+
+        result = await self._run(durably)
+        self._wake()
+        return result
+
+    async def _fetch(self, statement: str, names: dict[str, object]) -> list[tuple[object, ...]]:
+        return await self._run(
+            lambda connection: connection.execute(statement, names).fetchall()
+        )
+
+    async def _run(self, work: Callable[[sqlite3.Connection], R]) -> R:
+        try:
+            return await self._thread.run(work)
+        except sqlite3.Error as error:
+            raise store_error(error, self._path) from error
+
+    def _call(self, work: Callable[[sqlite3.Connection], R]) -> R:
+        try:
+            return self._thread.call(work)
+        except sqlite3.Error as error:
+            raise store_error(error, self._path) from error
+
+    def _foreign_change(self) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._wake)
+        except RuntimeError:  # the loop was closed: nobody is left to wake
+            return
+
+    def _wake(self) -> None:
+        for wake in self._wakes:
+            wake()

@@ -1,0 +1,102 @@
+"""Who listens on this database, and which of them are dead."""
+
+import json
+import os
+import random
+import socket
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+from kvqueue_fastapi.store.base import Clock
+from kvqueue_fastapi.store.sqlite import statements as sql
+from kvqueue_fastapi.store.sqlite.connection import write_transaction
+from kvqueue_fastapi.store.sqlite.leases import Undertaker
+from kvqueue_fastapi.store.sqlite.location import MEMORY, boot_id
+from kvqueue_fastapi.store.sqlite.presence import Presence, forget, is_dead
+
+R = TypeVar("R")
+Call = Callable[[Callable[[sqlite3.Connection], R]], R]
+
+_NO_LOCKS: Final = ""
+"""In place of a boot's id: this listener could not show a lock, only its leases tell."""
+
+
+class Listeners:
+    """The listeners of one database, as this process sees them and takes part."""
+
+    def __init__(self, path: str, clock: Clock, undertaker: Undertaker, patience_s: float) -> None:
+        self._path = path
+        self._clock = clock
+        self._undertaker = undertaker
+        self._patience_s = patience_s
+        self._boot = boot_id()
+        self._present: dict[int, Presence | None] = {}
+
+    def enter(self, connection: sqlite3.Connection, types: Sequence[str]) -> int:
+        """Show a mark of life, then say that this process listens. Returns the listener's id."""
+        listener_id = random.getrandbits(62) + 1  # noqa: S311 because it is a name, not a secret
+        presence = self._show(listener_id)
+        with write_transaction(connection, self._patience_s):
+            connection.execute(
+                sql.INSERT_LISTENER,
+                {
+                    "id": listener_id,
+                    "host": socket.gethostname(),
+                    "boot": _NO_LOCKS if presence is None else self._boot,
+                    "pid": os.getpid(),
+                    "since_ms": self._clock.wall_ms(),
+                    "types": json.dumps(sorted(types)),
+                },
+            )
+        self._present[listener_id] = presence
+        return listener_id
+
+    def leave(self, connection: sqlite3.Connection, listener_id: int) -> None:
+        """Take the mark of life away, and free what the listener still holds."""
+        with write_transaction(connection, self._patience_s):
+            self._undertaker.end_of(connection, listener_id, self._clock.wall_ms())
+        presence = self._present.pop(listener_id, None)
+        if presence is not None:
+            presence.end()
+
+    def bury_the_dead(self, call: "Call[list[tuple[int, str]]]", free: "Call[int]") -> int:
+        """Free what dead listeners held. Returns how many messages that were.
+
+        Args:
+            call: runs a function on the writing thread; the locks are tried in this one.
+            free: the same.
+        """
+        if self._path == MEMORY:
+            return 0
+        rows = call(lambda connection: connection.execute(sql.OTHER_LISTENERS).fetchall())
+        freed = 0
+        for listener_id, boot in rows:
+            if listener_id not in self._present and self._is_dead(listener_id, boot):
+                freed += free(lambda connection, dead=listener_id: self._free(connection, dead))
+                forget(self._path, listener_id)
+        return freed
+
+    def end_presence(self) -> None:
+        """Let go of every lock, when the database is closed."""
+        while self._present:
+            _, presence = self._present.popitem()
+            if presence is not None:
+                presence.end()
+
+    def _show(self, listener_id: int) -> Presence | None:
+        if self._path == MEMORY:
+            return None
+        try:
+            return Presence(self._path, listener_id)
+        except OSError:  # a file system without locks: the lease alone tells
+            return None
+
+    def _is_dead(self, listener_id: int, boot: str) -> bool:
+        if boot == _NO_LOCKS:
+            return False
+        return boot != self._boot or is_dead(self._path, listener_id)
+
+    def _free(self, connection: sqlite3.Connection, listener_id: int) -> int:
+        with write_transaction(connection, self._patience_s):
+            return self._undertaker.end_of(connection, listener_id, self._clock.wall_ms())

@@ -1,0 +1,82 @@
+"""Where the database lies: a path from a URL, and whether locks work there."""
+
+import re
+import socket
+from pathlib import Path
+from typing import Final
+
+from kvqueue_fastapi.errors import InvalidOptionError, StoreError
+
+MEMORY: Final = ":memory:"
+_MOUNTS: Final = Path("/proc/self/mountinfo")
+_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
+_OCTAL: Final = re.compile(r"\\([0-7]{3})")
+_NETWORK: Final = re.compile(
+    r"nfs4?|cifs|smb3?|smbfs|9p|afs|ceph|glusterfs|lustre|gpfs|beegfs|ocfs2|"
+    r"fuse\.(sshfs|glusterfs|ceph.*|s3fs|rclone|gcsfuse|davfs.*)|davfs"
+)
+
+
+def path_of(url: str) -> str:
+    """The path that a URL means.
+
+    Args:
+        url: a path, `sqlite:///relative`, `sqlite:////absolute` or `:memory:`.
+
+    Raises:
+        InvalidOptionError: it is empty, or begins with ":" without being `:memory:`.
+    """
+    path = url.removeprefix("sqlite:///")
+    if path == MEMORY:
+        return path
+    if not path:
+        msg = "Filename cannot be empty. Give a path, or ':memory:' for a queue without a file."
+        raise InvalidOptionError(msg)
+    if path.startswith(":"):
+        msg = (
+            f"Filename cannot start with ':' unless prefixed with './': {path!r}. "
+            f"Write './{path}', or ':memory:' for a queue without a file."
+        )
+        raise InvalidOptionError(msg)
+    if "\0" in path or "://" in path:
+        msg = f"{url!r} is neither a path nor sqlite:///relative nor sqlite:////absolute."
+        raise InvalidOptionError(msg)
+    return str(Path(path).absolute())
+
+
+def refuse_network(path: str) -> None:
+    """Refuse a file system on which SQLite's locks do not hold.
+
+    Raises:
+        StoreError: naming the file system.
+    """
+    kind = _file_system(Path(path).parent)
+    if kind is not None and _NETWORK.fullmatch(kind):
+        msg = (
+            f"{path} lies on a network file system ({kind}), where SQLite's locks do not hold. "
+            "Put it on a local disk."
+        )
+        raise StoreError(msg)
+
+
+def boot_id() -> str:
+    """What names this run of this machine: a listener of another one is dead."""
+    try:
+        return _BOOT.read_text("ascii").strip()
+    except OSError:  # not Linux: the lock file alone tells
+        return socket.gethostname()
+
+
+def _file_system(directory: Path) -> str | None:
+    try:
+        mounts = _MOUNTS.read_text("utf-8", "replace").splitlines()
+    except OSError:  # not Linux
+        return None
+    best, kind = -1, None
+    resolved = directory.resolve()
+    for line in mounts:
+        before, _, after = line.partition(" - ")
+        mount = Path(_OCTAL.sub(lambda code: chr(int(code[1], 8)), before.split()[4]))
+        if resolved.is_relative_to(mount) and len(mount.parts) >= best:
+            best, kind = len(mount.parts), after.split()[0]
+    return kind

@@ -1,0 +1,85 @@
+"""Marks of life: a lock that the system frees when its process dies.
+
+Each listener holds a lock on a file of its own beside the database. POSIX locks go with the
+process, not with a descriptor that a forked child may have inherited, so a free lock means
+death. They also go when the process closes any descriptor of the file, so a process never
+opens the files of its own listeners again.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+_own: Final[set[tuple[int, str]]] = set()
+"""The lock files that this process holds, with its number: a forked child holds none of them."""
+
+
+class Presence:
+    """The lock of one listener, from its start to its end."""
+
+    def __init__(self, database: str, listener_id: int) -> None:
+        self._path = lock_path(database, listener_id)
+        self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            _lock(self._descriptor)
+        except OSError:
+            os.close(self._descriptor)
+            _remove(self._path)
+            raise
+        _own.add((os.getpid(), self._path))
+
+    def end(self) -> None:
+        """Let the lock go and remove its file."""
+        _remove(self._path)
+        os.close(self._descriptor)
+        _own.discard((os.getpid(), self._path))
+
+
+def is_dead(database: str, listener_id: int) -> bool:
+    """Whether the process of a listener has ended."""
+    path = lock_path(database, listener_id)
+    if (os.getpid(), path) in _own:
+        return False
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    except OSError:  # no right to look: its lease must tell
+        return False
+    try:
+        _lock(descriptor)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def forget(database: str, listener_id: int) -> None:
+    """Remove what a dead listener left."""
+    _remove(lock_path(database, listener_id))
+
+
+def lock_path(database: str, listener_id: int) -> str:
+    """The lock file of a listener: beside the database, so that it is on the same machine."""
+    return f"{database}-listener-{listener_id:016x}"
+
+
+def _lock(descriptor: int) -> None:
+    if sys.platform == "win32":
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _remove(path: str) -> None:
+    try:
+        Path(path).unlink(missing_ok=True)
+    except OSError:  # Windows keeps open files; an empty file harms nobody
+        return

@@ -1,0 +1,70 @@
+"""Reads beside the writing thread."""
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import aiosqlite
+
+from kvqueue_fastapi.store.sqlite.connection import store_error
+from kvqueue_fastapi.store.sqlite.database_thread import DatabaseThread
+
+Rows = Iterable[Any]
+
+
+class Reader(Protocol):
+    """Reads whole results, each of one moment."""
+
+    async def fetch_all(self, statement: str, names: Mapping[str, Any]) -> list[Any]:
+        """All rows of a query."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the database."""
+        ...
+
+
+class FileReader:
+    """A connection of its own, so that a long read holds up no write."""
+
+    def __init__(self, connection: aiosqlite.Connection, path: str) -> None:
+        self._connection = connection
+        self._path = path
+
+    @classmethod
+    async def open(cls, path: str) -> "FileReader":
+        """Open the file for reading."""
+        connection = await aiosqlite.connect(
+            Path(path).as_uri() + "?mode=rw", uri=True, isolation_level=None, timeout=5
+        )
+        connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+        await connection.execute_fetchall("PRAGMA query_only = ON")
+        return cls(connection, path)
+
+    async def fetch_all(self, statement: str, names: Mapping[str, Any]) -> list[Any]:
+        """All rows of a query, in one hop: a cursor left open would block a checkpoint."""
+        try:
+            return list(await self._connection.execute_fetchall(statement, dict(names)))
+        except sqlite3.Error as error:
+            raise store_error(error, self._path) from error
+
+    async def close(self) -> None:
+        """Close the connection and its thread, which would keep the process alive."""
+        await self._connection.close()
+
+
+class ThreadReader:
+    """Reads on the writing thread: a database in memory has only one connection."""
+
+    def __init__(self, thread: DatabaseThread) -> None:
+        self._thread = thread
+
+    async def fetch_all(self, statement: str, names: Mapping[str, Any]) -> list[Any]:
+        """All rows of a query."""
+        return await self._thread.run(
+            lambda connection: connection.execute(statement, dict(names)).fetchall()
+        )
+
+    async def close(self) -> None:
+        """Nothing to let go of."""

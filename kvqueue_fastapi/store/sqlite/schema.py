@@ -1,0 +1,52 @@
+"""Brings a database up to this code's schema, once, whoever starts first."""
+
+import sqlite3
+from collections.abc import Iterator
+from typing import Final
+
+from kvqueue_fastapi.store.migrations import Migration, load_migrations, pending
+from kvqueue_fastapi.store.sqlite import statements as sql
+from kvqueue_fastapi.store.sqlite.connection import write_transaction
+
+PACKAGE: Final = "kvqueue_fastapi.store.sqlite"
+
+
+def migrate(
+    connection: sqlite3.Connection,
+    patience_s: float,
+    migrations: tuple[Migration, ...] | None = None,
+) -> None:
+    """Apply what is missing, under the write lock.
+
+    Raises:
+        SchemaTooNewError: the database asks for newer code.
+    """
+    known = migrations or load_migrations(PACKAGE)
+    if connection.execute(sql.HAS_SCHEMA).fetchone() and not _missing(connection, known):
+        return
+    with write_transaction(connection, patience_s):
+        if not connection.execute(sql.HAS_SCHEMA).fetchone():
+            connection.execute(sql.CREATE_SCHEMA)
+            connection.execute(sql.INSERT_SCHEMA)
+        for migration in _missing(connection, known):
+            # Not executescript, because that commits first.
+            for statement in _statements(migration.sql):
+                connection.execute(statement)
+            names = {"applied": migration.number, "oldest_code": migration.oldest_code}
+            connection.execute(sql.UPDATE_SCHEMA, names)
+
+
+def _missing(
+    connection: sqlite3.Connection, migrations: tuple[Migration, ...]
+) -> list[Migration]:
+    applied, oldest_code = connection.execute(sql.READ_SCHEMA).fetchone()
+    return pending(migrations, applied, oldest_code)
+
+
+def _statements(script: str) -> Iterator[str]:
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

@@ -1,0 +1,96 @@
+"""Messages on their way into the table."""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from itertools import chain
+
+from kvqueue_fastapi.errors import IdempotencyConflictError
+from kvqueue_fastapi.model import Send
+from kvqueue_fastapi.store.sqlite import statements as sql
+
+Row = tuple[str, str, int, int, int, int, str | None, str | None, int | None]
+
+READY, DELAYED, BLOCKED = 0, 1, 2
+
+
+def insert(
+    connection: sqlite3.Connection, sends: Sequence[Send], now_ms: int, requeued_from: int | None = None
+) -> list[int]:
+    """Store messages without an idempotency key. Returns their ids, in order."""
+    rows = [_row(send, now_ms, requeued_from) for send in sends]
+    ids = _insert_rows(connection, rows)
+    promote_heads(connection, (send.ordering_key for send in sends), now_ms)
+    return ids
+
+
+def insert_once(connection: sqlite3.Connection, send: Send, now_ms: int) -> int:
+    """Store a message unless its idempotency key has one. Returns the id of the one that is.
+
+    Raises:
+        IdempotencyConflictError: the key has a message with another body.
+    """
+    if send.idempotency is None:
+        return insert(connection, (send,), now_ms)[0]
+    key, digest, window_ms = send.idempotency
+    names = {"type": send.type, "key": key, "now_ms": now_ms}
+    found = connection.execute(sql.FIND_IDEMPOTENT, names).fetchone()
+    if found is not None:
+        if found[1] != digest:
+            raise IdempotencyConflictError(send.type, key, found[0])
+        return int(found[0])
+    message_id = insert(connection, (send,), now_ms)[0]
+    connection.execute(
+        sql.REMEMBER_IDEMPOTENT,
+        {
+            "type": send.type,
+            "key": key,
+            "message_id": message_id,
+            "digest": digest,
+            "expires_at_ms": now_ms + window_ms,
+        },
+    )
+    return message_id
+
+
+def promote_heads(
+    connection: sqlite3.Connection, ordering_keys: Iterable[str | None], now_ms: int
+) -> None:
+    """Make the first message of each key claimable, if it is not yet."""
+    keys = {key for key in ordering_keys if key is not None}
+    if keys:
+        names = {"ordering_keys": json.dumps(list(keys)), "now_ms": now_ms}
+        connection.execute(sql.PROMOTE_HEADS, names)
+
+
+def _row(send: Send, now_ms: int, requeued_from: int | None) -> Row:
+    due_at_ms = now_ms + send.delay_ms
+    if send.deliver_at_ms is not None:
+        due_at_ms = max(send.deliver_at_ms, now_ms)
+    state = READY if due_at_ms <= now_ms else DELAYED
+    if send.ordering_key is not None:
+        state = BLOCKED  # until the promotion finds it at the head of its key
+    return (
+        send.type,
+        send.data,
+        state,
+        send.priority,
+        due_at_ms,
+        now_ms,
+        send.ordering_key,
+        send.options,
+        requeued_from,
+    )
+
+
+def _insert_rows(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[int]:
+    ids: list[int] = []
+    done = 0
+    for size in sql.INSERT_SIZES:
+        while len(rows) - done >= size:
+            values = tuple(chain.from_iterable(rows[done : done + size]))
+            last = connection.execute(sql.INSERT_MESSAGES[size], values).lastrowid or 0
+            # One writer, one statement: AUTOINCREMENT has numbered them without a gap.
+            ids.extend(range(last - size + 1, last + 1))
+            done += size
+    return ids

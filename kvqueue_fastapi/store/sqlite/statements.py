@@ -1,0 +1,312 @@
+"""Every statement of the SQLite engine.
+
+Those on the path of a message are made so that one step of SQLite does a whole batch: each
+step gives up the interpreter lock and must win it back from a busy event loop.
+"""
+
+from typing import Final
+
+BEGIN: Final = "BEGIN IMMEDIATE"
+BEGIN_READ: Final = "BEGIN"
+COMMIT: Final = "COMMIT"
+ROLLBACK: Final = "ROLLBACK"
+SAVEPOINT: Final = "SAVEPOINT one_write"
+SAVEPOINT_RELEASE: Final = "RELEASE one_write"
+SAVEPOINT_ROLLBACK: Final = "ROLLBACK TO one_write"
+
+# --- sending -------------------------------------------------------------------------------
+
+SEND_COLUMNS: Final = 9
+INSERT_SIZES: Final = (128, 64, 32, 16, 8, 4, 2, 1)
+_INSERT: Final = """
+INSERT INTO kvqueue_messages
+       (type, data, state, priority, due_at_ms, sent_at_ms, ordering_key, options, requeued_from)
+VALUES """
+# Any batch is a sum of these, so that eight prepared statements serve every size.
+INSERT_MESSAGES: Final = {
+    size: _INSERT + ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?)"] * size) for size in INSERT_SIZES
+}
+
+# Only the head of a key is ready or delayed; whatever ends or adds a head calls this.
+PROMOTE_HEADS: Final = """
+UPDATE kvqueue_messages
+   SET state = CASE WHEN due_at_ms > :now_ms THEN 1 ELSE 0 END
+ WHERE state = 2
+   AND id IN (SELECT (SELECT id FROM kvqueue_messages
+                       WHERE ordering_key = keys.value ORDER BY id LIMIT 1)
+                FROM json_each(:ordering_keys) AS keys)
+"""
+
+REMEMBER_TYPE: Final = """
+INSERT INTO kvqueue_types (type, first_seen_at_ms) VALUES (:type, :now_ms)
+    ON CONFLICT (type) DO NOTHING
+"""
+
+FIND_IDEMPOTENT: Final = """
+SELECT message_id, digest FROM kvqueue_idempotency
+ WHERE type = :type AND key = :key AND expires_at_ms > :now_ms
+"""
+REMEMBER_IDEMPOTENT: Final = """
+INSERT INTO kvqueue_idempotency (type, key, message_id, digest, expires_at_ms)
+VALUES (:type, :key, :message_id, :digest, :expires_at_ms)
+    ON CONFLICT (type, key) DO UPDATE
+   SET message_id = excluded.message_id, digest = excluded.digest,
+       expires_at_ms = excluded.expires_at_ms
+"""
+
+# --- claiming ------------------------------------------------------------------------------
+
+# One row tells a claim whether it has more to do than to pick.
+PROBE: Final = """
+SELECT (SELECT min(due_at_ms) FROM kvqueue_messages WHERE state = 1),
+       (SELECT min(lease_until_ms) FROM kvqueue_messages WHERE state = 3),
+       EXISTS (SELECT 1 FROM kvqueue_messages WHERE state = 4)
+"""
+PROMOTE_DUE: Final = """
+UPDATE kvqueue_messages SET state = CASE WHEN crashes > 0 THEN 4 ELSE 0 END
+ WHERE id IN (SELECT id FROM kvqueue_messages
+               WHERE state = 1 AND due_at_ms <= :now_ms ORDER BY due_at_ms LIMIT :slice)
+"""
+NEXT_DUE: Final = "SELECT min(due_at_ms) FROM kvqueue_messages WHERE state = 1"
+
+# SQLite refuses a LIMIT that is correlated, hence a list for each type, cut by its position.
+PICK: Final = """
+WITH wanted (position, type, room) AS MATERIALIZED (
+    SELECT asked.key, asked.value ->> 0, asked.value ->> 1 FROM json_each(:wanted) AS asked
+     WHERE NOT EXISTS (SELECT 1 FROM kvqueue_types AS known
+                        WHERE known.type = asked.value ->> 0 AND known.paused = 1)),
+picked (id) AS (
+    SELECT candidate.value
+      FROM wanted, json_each((
+           SELECT json_group_array(id)
+             FROM (SELECT id FROM kvqueue_messages
+                    WHERE state = 0 AND type = wanted.type
+                    ORDER BY priority DESC, due_at_ms, id LIMIT :limit))) AS candidate
+     WHERE candidate.key < wanted.room
+     ORDER BY candidate.key, wanted.position LIMIT :limit)
+SELECT json_group_array(message.id),
+       json_group_array(json_array(
+           message.id, :token, message.type, message.data, message.attempt + 1,
+           message.crashes, message.sent_at_ms, message.ordering_key, message.options))
+  FROM picked CROSS JOIN kvqueue_messages AS message
+ WHERE message.id = picked.id
+"""
+PICK_QUARANTINED: Final = """
+SELECT json_array(message.id), json_array(json_array(
+           message.id, :token, message.type, message.data, message.attempt + 1,
+           message.crashes, message.sent_at_ms, message.ordering_key, message.options))
+  FROM json_each(:wanted) AS asked CROSS JOIN kvqueue_messages AS message
+ WHERE message.id = (SELECT id FROM kvqueue_messages
+                      WHERE state = 4 AND type = asked.value ->> 0
+                      ORDER BY due_at_ms, id LIMIT 1)
+   AND NOT EXISTS (SELECT 1 FROM kvqueue_types AS known
+                    WHERE known.type = message.type AND known.paused = 1)
+ ORDER BY message.due_at_ms, message.id LIMIT 1
+"""
+TAKE: Final = """
+UPDATE kvqueue_messages
+   SET state = 3, token = :token, holder = :holder, lease_until_ms = :lease_until_ms,
+       attempt = attempt + 1
+ WHERE id IN (SELECT value FROM json_each(:ids))
+"""
+READY_TYPES: Final = """
+WITH RECURSIVE ready (type) AS (
+    SELECT min(type) FROM kvqueue_messages WHERE state = 0 AND type > :after
+    UNION ALL
+    SELECT (SELECT min(type) FROM kvqueue_messages WHERE state = 0 AND type > ready.type)
+      FROM ready WHERE ready.type IS NOT NULL)
+SELECT type FROM ready WHERE type IS NOT NULL LIMIT :limit
+"""
+QUARANTINED_TYPES: Final = """
+SELECT DISTINCT type FROM kvqueue_messages WHERE state = 4 LIMIT :limit
+"""
+
+# --- settling ------------------------------------------------------------------------------
+
+DELETE_HELD: Final = """
+DELETE FROM kvqueue_messages
+ WHERE id IN (SELECT value FROM json_each(:ids)) AND token = :token AND state = 3
+"""
+# A key's successor waits for the promotion that follows each of these, hence no RETURNING.
+RETRY_HELD: Final = """
+UPDATE kvqueue_messages
+   SET state = CASE WHEN :due_at_ms > :now_ms THEN 1 WHEN crashes > 0 THEN 4 ELSE 0 END,
+       due_at_ms = :due_at_ms, token = 0, holder = 0,
+       errors = json_insert(iif(json_valid(errors), errors, '[]'), '$[#]',
+           json_object('attempt', attempt, 'at_ms', :now_ms, 'text', :text, 'trace', :trace))
+ WHERE id = :id AND token = :token AND state = 3
+"""
+DEFER_HELD: Final = """
+UPDATE kvqueue_messages
+   SET state = CASE WHEN :due_at_ms > :now_ms THEN 1 WHEN crashes > 0 THEN 4 ELSE 0 END,
+       due_at_ms = :due_at_ms, token = 0, holder = 0, attempt = attempt - 1
+ WHERE id = :id AND token = :token AND state = 3
+"""
+RELEASE_HELD: Final = """
+UPDATE kvqueue_messages
+   SET state = CASE WHEN crashes > 0 THEN 4 ELSE 0 END, token = 0, holder = 0,
+       attempt = attempt - 1
+ WHERE id = :id AND token = :token AND state = 3
+"""
+HELD: Final = """
+SELECT id, type, data, options, ordering_key, crashes FROM kvqueue_messages
+ WHERE id = :id AND token = :token AND state = 3
+"""
+BURY: Final = """
+INSERT INTO kvqueue_dead_letters
+       (id, type, data, priority, sent_at_ms, died_at_ms, attempt, crashes, ordering_key,
+        options, errors, reason, requeued_from)
+SELECT id, type, data, priority, sent_at_ms, :now_ms, attempt, crashes + :crashes, ordering_key,
+       options,
+       json_insert(iif(json_valid(errors), errors, '[]'), '$[#]',
+           json_object('attempt', attempt, 'at_ms', :now_ms, 'text', :text, 'trace', :trace)),
+       :text, requeued_from
+  FROM kvqueue_messages WHERE id = :id
+"""
+DELETE_MESSAGE: Final = "DELETE FROM kvqueue_messages WHERE id = :id"
+
+# --- leases --------------------------------------------------------------------------------
+
+EXTEND: Final = """
+UPDATE kvqueue_messages SET lease_until_ms = :lease_until_ms
+ WHERE id IN (SELECT value ->> 0 FROM json_each(:leases)) AND state = 3
+   AND (id, token) IN (SELECT value ->> 0, value ->> 1 FROM json_each(:leases))
+"""
+STILL_HELD: Final = """
+SELECT id FROM kvqueue_messages
+ WHERE id IN (SELECT value ->> 0 FROM json_each(:leases)) AND state = 3
+   AND (id, token) IN (SELECT value ->> 0, value ->> 1 FROM json_each(:leases))
+"""
+EXPIRED: Final = """
+SELECT id, type, data, options, ordering_key, crashes FROM kvqueue_messages
+ WHERE state = 3 AND lease_until_ms <= :now_ms ORDER BY lease_until_ms LIMIT :slice
+"""
+HELD_BY: Final = """
+SELECT id, type, data, options, ordering_key, crashes FROM kvqueue_messages
+ WHERE state = 3 AND holder = :holder LIMIT :slice
+"""
+# A crash spends no retry: it is counted apart, and the message runs alone from now on.
+QUARANTINE: Final = """
+UPDATE kvqueue_messages
+   SET state = 4, crashes = crashes + 1, token = 0, holder = 0,
+       errors = json_insert(iif(json_valid(errors), errors, '[]'), '$[#]',
+           json_object('attempt', attempt, 'at_ms', :now_ms, 'text', :text, 'trace', ''))
+ WHERE id = :id
+"""
+
+INSERT_LISTENER: Final = """
+INSERT INTO kvqueue_listeners (id, host, boot, pid, since_ms, types)
+VALUES (:id, :host, :boot, :pid, :since_ms, :types)
+"""
+OTHER_LISTENERS: Final = "SELECT id, boot FROM kvqueue_listeners"
+DELETE_LISTENER: Final = "DELETE FROM kvqueue_listeners WHERE id = :id"
+
+# --- key-value -----------------------------------------------------------------------------
+
+NEXT_VERSION: Final = "UPDATE kvqueue_schema SET kv_version = kv_version + 1 RETURNING kv_version"
+KEY_VERSION: Final = """
+SELECT version FROM kvqueue_kv
+ WHERE key = :key AND (expires_at_ms IS NULL OR expires_at_ms > :now_ms)
+"""
+SET_KEY: Final = """
+INSERT INTO kvqueue_kv (key, value, encoding, version, expires_at_ms)
+VALUES (:key, :value, :encoding, :version, :expires_at_ms)
+    ON CONFLICT (key) DO UPDATE
+   SET value = excluded.value, encoding = excluded.encoding, version = excluded.version,
+       expires_at_ms = excluded.expires_at_ms
+"""
+DELETE_KEY: Final = "DELETE FROM kvqueue_kv WHERE key = :key"
+GET_KEY: Final = """
+SELECT value, encoding, version FROM kvqueue_kv
+ WHERE key = :key AND (expires_at_ms IS NULL OR expires_at_ms > :now_ms)
+"""
+
+# --- keeping -------------------------------------------------------------------------------
+
+COUNT_PENDING: Final = """
+SELECT (SELECT count(*) FROM (SELECT 1 FROM kvqueue_messages WHERE state = 0 LIMIT :most))
+     + (SELECT count(*) FROM (SELECT 1 FROM kvqueue_messages WHERE state = 1 LIMIT :most))
+     + (SELECT count(*) FROM (SELECT 1 FROM kvqueue_messages WHERE state = 2 LIMIT :most))
+     + (SELECT count(*) FROM (SELECT 1 FROM kvqueue_messages WHERE state = 4 LIMIT :most))
+"""
+COUNT_MESSAGES: Final = """
+SELECT type, state, count(*), min(sent_at_ms) FROM kvqueue_messages GROUP BY type, state
+"""
+COUNT_DEAD_LETTERS: Final = "SELECT type, count(*) FROM kvqueue_dead_letters GROUP BY type"
+PAUSED_TYPES: Final = "SELECT type FROM kvqueue_types WHERE paused = 1"
+SET_PAUSED: Final = """
+INSERT INTO kvqueue_types (type, paused, first_seen_at_ms) VALUES (:type, :paused, :now_ms)
+    ON CONFLICT (type) DO UPDATE SET paused = excluded.paused
+"""
+_MESSAGE_FIELDS: Final = """
+id, type, data, state, options, priority, ordering_key, attempt, crashes, sent_at_ms, due_at_ms,
+errors, NULL AS reason, requeued_from
+"""
+_DEAD_LETTER_FIELDS: Final = """
+id, type, data, 5 AS state, options, priority, ordering_key, attempt, crashes, sent_at_ms,
+died_at_ms, errors, reason, requeued_from
+"""
+_FILTERS: Final = """
+   AND (:type IS NULL OR type = :type)
+   AND (:ordering_key IS NULL OR ordering_key = :ordering_key)
+   AND (:search IS NULL OR instr(lower(data), lower(:search)) > 0
+        OR instr(lower(coalesce(errors, '')), lower(:search)) > 0)
+"""
+LIST_MESSAGES: Final = (
+    f"SELECT {_MESSAGE_FIELDS} FROM kvqueue_messages WHERE id > :after"  # noqa: S608 because the parts are constants
+    f" AND (:state IS NULL OR state = :state) {_FILTERS} ORDER BY id LIMIT :limit"
+)
+LIST_DEAD_LETTERS: Final = (
+    f"SELECT {_DEAD_LETTER_FIELDS} FROM kvqueue_dead_letters WHERE id > :after"  # noqa: S608 because the parts are constants
+    f" {_FILTERS} ORDER BY id LIMIT :limit"
+)
+SHOW_MESSAGE: Final = f"SELECT {_MESSAGE_FIELDS} FROM kvqueue_messages WHERE id = :id"  # noqa: S608 because the parts are constants
+SHOW_DEAD_LETTER: Final = f"SELECT {_DEAD_LETTER_FIELDS} FROM kvqueue_dead_letters WHERE id = :id"  # noqa: S608 because the parts are constants
+DEAD_IDS_OF_TYPE: Final = """
+SELECT id FROM kvqueue_dead_letters WHERE type = :type AND id > :after ORDER BY id LIMIT :limit
+"""
+READ_DEAD_LETTER: Final = """
+SELECT type, data, priority, ordering_key, options FROM kvqueue_dead_letters WHERE id = :id
+"""
+DELETE_DEAD_LETTER: Final = "DELETE FROM kvqueue_dead_letters WHERE id = :id"
+READ_STATE: Final = "SELECT state, ordering_key FROM kvqueue_messages WHERE id = :id"
+FORGET_IDEMPOTENT: Final = "DELETE FROM kvqueue_idempotency WHERE message_id = :id"
+LISTENERS: Final = """
+SELECT id, host, pid, since_ms, types,
+       (SELECT count(*) FROM kvqueue_messages WHERE state = 3 AND holder = kvqueue_listeners.id)
+  FROM kvqueue_listeners ORDER BY since_ms
+"""
+
+# --- sweeping, in slices, because a long transaction holds everybody up ---------------------
+
+SWEEP_DEAD_LETTERS: Final = """
+DELETE FROM kvqueue_dead_letters
+ WHERE id IN (SELECT id FROM kvqueue_dead_letters WHERE died_at_ms <= :before_ms LIMIT :slice)
+"""
+SWEEP_IDEMPOTENCY: Final = """
+DELETE FROM kvqueue_idempotency
+ WHERE (type, key) IN (SELECT type, key FROM kvqueue_idempotency
+                        WHERE expires_at_ms <= :now_ms LIMIT :slice)
+"""
+SWEEP_KEYS: Final = """
+DELETE FROM kvqueue_kv
+ WHERE key IN (SELECT key FROM kvqueue_kv WHERE expires_at_ms <= :now_ms LIMIT :slice)
+"""
+
+# --- the schema itself ---------------------------------------------------------------------
+
+HAS_SCHEMA: Final = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'kvqueue_schema'"
+CREATE_SCHEMA: Final = """
+CREATE TABLE kvqueue_schema (
+    id          INTEGER PRIMARY KEY CHECK (id = 1),
+    applied     INTEGER NOT NULL,
+    oldest_code INTEGER NOT NULL,
+    kv_version  INTEGER NOT NULL DEFAULT 0,
+    database_id TEXT    NOT NULL DEFAULT (lower(hex(randomblob(16))))
+) STRICT
+"""
+INSERT_SCHEMA: Final = "INSERT INTO kvqueue_schema (id, applied, oldest_code) VALUES (1, 0, 1)"
+READ_SCHEMA: Final = "SELECT applied, oldest_code FROM kvqueue_schema"
+UPDATE_SCHEMA: Final = """
+UPDATE kvqueue_schema SET applied = :applied, oldest_code = max(oldest_code, :oldest_code)
+"""

@@ -1,0 +1,29 @@
+"""What is past its time goes, a slice at a time."""
+
+import sqlite3
+from typing import Final
+
+from kvqueue_fastapi.store.sqlite import statements as sql
+from kvqueue_fastapi.store.sqlite.connection import write_transaction
+
+SLICE: Final = 500
+_PAGES: Final = 1_000
+
+
+def sweep(
+    connection: sqlite3.Connection, *, now_ms: int, retention_ms: int, patience_s: float
+) -> int:
+    """Remove a slice of old dead letters, spent idempotency keys and expired keys.
+
+    Returns: how many rows went; 0: there is nothing left to sweep.
+    """
+    names = {"now_ms": now_ms, "before_ms": now_ms - retention_ms, "slice": SLICE}
+    with write_transaction(connection, patience_s):
+        gone = sum(
+            connection.execute(statement, names).rowcount
+            for statement in (sql.SWEEP_DEAD_LETTERS, sql.SWEEP_IDEMPOTENCY, sql.SWEEP_KEYS)
+        )
+    if not gone:
+        # Fetched to the end, because each step of this one frees a page.
+        connection.execute(f"PRAGMA incremental_vacuum({_PAGES})").fetchall()
+    return gone
