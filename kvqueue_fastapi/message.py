@@ -14,14 +14,20 @@ class Hold:
     """A claim that this process holds, and whether it still does.
 
     The lease keeper marks it from its own thread; the handler's `Message` reads it.
+
+    Attributes:
+        extended_at: when the lease began or was made longer, on `time.monotonic`.
+        lost: another process may have the message now.
+        ended: its handler has returned; what is left is to write it down.
     """
 
-    __slots__ = ("claim", "claimed_at", "lost")
+    __slots__ = ("claim", "ended", "extended_at", "lost")
 
-    def __init__(self, claim: Claim, claimed_at: float) -> None:
+    def __init__(self, claim: Claim, extended_at: float) -> None:
         self.claim = claim
-        self.claimed_at = claimed_at
+        self.extended_at = extended_at
         self.lost = False
+        self.ended = False
 
 
 class Message(Generic[T]):

@@ -5,10 +5,26 @@ value here is already checked. The records on the path of a message are named tu
 making one costs a third of a frozen dataclass.
 """
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
+
+MAX_TYPE_CHARACTERS: Final = 255
+
+
+def type_problem(value: object) -> str | None:
+    """What keeps a value from being a message type, and the remedy; None: nothing does."""
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_TYPE_CHARACTERS:
+        return (
+            f"Message type is {value!r:.300}, allowed is a string of 1 to {MAX_TYPE_CHARACTERS} "
+            'characters. Name what happened, such as "order.created".'
+        )
+    # Control characters and lone surrogates would spoil a store or a log.
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in value):
+        return f"Message type {value!r} has a control character. Leave it out."
+    return None
 
 
 class Idempotency(NamedTuple):

@@ -90,8 +90,8 @@ class Store(Protocol):
         """Types with something to claim, in order, beginning behind `after`."""
         ...
 
-    async def quarantined_types(self, *, limit: int) -> list[str]:
-        """Types with a message whose last holder died."""
+    async def listened_types(self) -> frozenset[str]:
+        """Types that some listening process handles."""
         ...
 
     async def paused_types(self) -> frozenset[str]:
@@ -113,8 +113,8 @@ class Store(Protocol):
         """Say that this process listens, and show a mark of life. Returns its id, never reused."""
         ...
 
-    async def leave_listener(self, listener_id: int) -> None:
-        """Take the mark of life away; what it still holds is lost to it."""
+    def leave_listener(self, listener_id: int) -> None:
+        """Take the mark of life away; what it still holds is lost to it. Blocks."""
         ...
 
     def settle_now(self, settlements: Sequence[Settlement]) -> list[bool]:
@@ -134,6 +134,14 @@ class Store(Protocol):
 
     def sweep(self) -> int:
         """Remove a slice of what is past its time. Blocks. Returns how many rows that were."""
+        ...
+
+    def retain(self) -> None:
+        """Keep the database open beyond `close`, for a thread that outlives the event loop."""
+        ...
+
+    def let_go(self) -> None:
+        """End what `retain` began. Blocks."""
         ...
 
     async def close(self) -> None:

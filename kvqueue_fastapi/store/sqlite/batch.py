@@ -8,7 +8,7 @@ from kvqueue_fastapi.errors import KvQueueError, LeaseLostError
 from kvqueue_fastapi.model import AtomicWrite, Committed, Outcome, Send, Settlement
 from kvqueue_fastapi.store.base import ClaimRequest, Clock, Request, SettleRequest
 from kvqueue_fastapi.store.sqlite import statements as sql
-from kvqueue_fastapi.store.sqlite.claims import claim
+from kvqueue_fastapi.store.sqlite.claims import claim, make_ready
 from kvqueue_fastapi.store.sqlite.connection import store_error, write_transaction
 from kvqueue_fastapi.store.sqlite.keys import apply_mutations, checks_hold
 from kvqueue_fastapi.store.sqlite.leases import Undertaker
@@ -54,6 +54,19 @@ class Batch:
                 return Answers(self._together(connection, requests), changed)
         except (_Replay, sqlite3.Error):
             return Answers([self._alone(connection, request) for request in requests], changed)
+
+    def ready_types(self, connection: sqlite3.Connection, after: str, limit: int) -> list[str]:
+        """Types with something to claim, in order, beginning behind `after`."""
+        with write_transaction(connection, self._patience_s):
+            now_ms, steady_ms = self._clock.wall_ms(), self._clock.steady_ms()
+            make_ready(connection, self._undertaker, now_ms=now_ms, steady_ms=steady_ms)
+        names = {"after": after, "limit": limit}
+        found = {
+            row[0]
+            for statement in (sql.READY_TYPES, sql.QUARANTINED_TYPES)
+            for row in connection.execute(statement, names)
+        }
+        return sorted(found, key=str.encode)[:limit]
 
     def _together(self, connection: sqlite3.Connection, requests: Sequence[Request]) -> list[Any]:
         now_ms, steady_ms = self._clock.wall_ms(), self._clock.steady_ms()
@@ -164,5 +177,3 @@ def _may_change(request: Request) -> bool:
 
 def _frees(settlement: Settlement) -> bool:
     return settlement.outcome is not Outcome.DONE or settlement.ordering_key is not None
-
-

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -57,6 +58,8 @@ class SqliteStore:
         self._loop = asyncio.get_running_loop()
         self._wakes: list[Callable[[], None]] = []
         self._writer: Writer[Request] = Writer(self._apply)
+        self._users = 1
+        self._users_lock = threading.Lock()
         self._reader: Reader = ThreadReader(self._thread)
         self.admin = SqliteAdmin(self._reader, self._transact, clock)
 
@@ -109,12 +112,15 @@ class SqliteStore:
 
     async def ready_types(self, *, after: str, limit: int) -> list[str]:
         """Types with something to claim, in order, beginning behind `after`."""
-        rows = await self._fetch(sql.READY_TYPES, {"after": after, "limit": limit})
-        return [row[0] for row in rows]
+        return await self._run(
+            lambda connection: self._batch.ready_types(connection, after, limit)
+        )
 
-    async def quarantined_types(self, *, limit: int) -> list[str]:
-        """Types with a message whose last holder died."""
-        return [row[0] for row in await self._fetch(sql.QUARANTINED_TYPES, {"limit": limit})]
+    async def listened_types(self) -> frozenset[str]:
+        """Types that some listening process handles."""
+        return frozenset(
+            kind for row in await self._fetch(sql.LISTENED_TYPES, {}) for kind in row
+        )
 
     async def paused_types(self) -> frozenset[str]:
         """Types that nobody may claim now."""
@@ -140,9 +146,9 @@ class SqliteStore:
         """Say that this process listens, and show a mark of life. Returns its id."""
         return await self._run(lambda connection: self._listeners.enter(connection, types))
 
-    async def leave_listener(self, listener_id: int) -> None:
-        """Take the mark of life away; what it still holds is lost to it."""
-        await self._run(lambda connection: self._listeners.leave(connection, listener_id))
+    def leave_listener(self, listener_id: int) -> None:
+        """Take the mark of life away; what it still holds is lost to it. Blocks."""
+        self._call(lambda connection: self._listeners.leave(connection, listener_id))
 
     def settle_now(self, settlements: Sequence[Settlement]) -> list[bool]:
         """`settle`, for a thread that outlived its event loop. Blocks."""
@@ -180,12 +186,25 @@ class SqliteStore:
             )
         )
 
+    def retain(self) -> None:
+        """Keep the database open beyond `close`, for a thread that outlives the event loop."""
+        with self._users_lock:
+            self._users += 1
+
+    def let_go(self) -> None:
+        """End what `retain` began. Blocks."""
+        with self._users_lock:
+            self._users -= 1
+            is_last = self._users == 0
+        if is_last:
+            self._thread.close()
+            self._listeners.end_presence()
+
     async def close(self) -> None:
         """Finish what was submitted, then let go of the database."""
         await self._writer.close()
         await self._reader.close()
-        await asyncio.to_thread(self._thread.close)
-        self._listeners.end_presence()
+        await asyncio.to_thread(self.let_go)
 
     async def _apply(self, requests: Sequence[Request]) -> list[object]:
         answers, changed = await self._run(
@@ -205,9 +224,7 @@ class SqliteStore:
         return result
 
     async def _fetch(self, statement: str, names: dict[str, object]) -> list[tuple[object, ...]]:
-        return await self._run(
-            lambda connection: connection.execute(statement, names).fetchall()
-        )
+        return await self._run(lambda connection: connection.execute(statement, names).fetchall())
 
     async def _run(self, work: Callable[[sqlite3.Connection], R]) -> R:
         try:

@@ -36,9 +36,7 @@ def migrate(
             connection.execute(sql.UPDATE_SCHEMA, names)
 
 
-def _missing(
-    connection: sqlite3.Connection, migrations: tuple[Migration, ...]
-) -> list[Migration]:
+def _missing(connection: sqlite3.Connection, migrations: tuple[Migration, ...]) -> list[Migration]:
     applied, oldest_code = connection.execute(sql.READ_SCHEMA).fetchone()
     return pending(migrations, applied, oldest_code)
 

@@ -15,7 +15,10 @@ READY, DELAYED, BLOCKED = 0, 1, 2
 
 
 def insert(
-    connection: sqlite3.Connection, sends: Sequence[Send], now_ms: int, requeued_from: int | None = None
+    connection: sqlite3.Connection,
+    sends: Sequence[Send],
+    now_ms: int,
+    requeued_from: int | None = None,
 ) -> list[int]:
     """Store messages without an idempotency key. Returns their ids, in order."""
     rows = [_row(send, now_ms, requeued_from) for send in sends]

@@ -118,7 +118,10 @@ WITH RECURSIVE ready (type) AS (
 SELECT type FROM ready WHERE type IS NOT NULL LIMIT :limit
 """
 QUARANTINED_TYPES: Final = """
-SELECT DISTINCT type FROM kvqueue_messages WHERE state = 4 LIMIT :limit
+SELECT DISTINCT type FROM kvqueue_messages WHERE state = 4 AND type > :after LIMIT :limit
+"""
+LISTENED_TYPES: Final = """
+SELECT DISTINCT type.value FROM kvqueue_listeners, json_each(kvqueue_listeners.types) AS type
 """
 
 # --- settling ------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from injector import Inject
 from pydantic import PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter
 
 from kvqueue_fastapi.errors import HandlerError
-from kvqueue_fastapi.handlers import Default, Given, Injected, Parameters, Source
+from kvqueue_fastapi.handlers.table import Default, Given, Injected, Parameters, Source
 from kvqueue_fastapi.message import Message
 
 _INJECT: Final = get_args(Inject[int])[1]

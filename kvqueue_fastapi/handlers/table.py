@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 from pydantic import TypeAdapter
 
 from kvqueue_fastapi.errors import HandlerError
-from kvqueue_fastapi.marks import Mark, describe, is_async_function, refuse_unfit
+from kvqueue_fastapi.handlers.marks import Mark, describe, is_async_function, refuse_unfit
 from kvqueue_fastapi.message import Message
 
 Resolve: TypeAlias = Callable[[Any], Any]

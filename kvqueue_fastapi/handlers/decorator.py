@@ -1,13 +1,12 @@
 """`@on_queue_message`, which makes a function or method the handler of a message type."""
 
 import math
-import unicodedata
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
 from kvqueue_fastapi.errors import HandlerError, InvalidOptionError
-from kvqueue_fastapi.marks import (
+from kvqueue_fastapi.handlers.marks import (
     Mark,
     add_mark,
     describe,
@@ -16,9 +15,8 @@ from kvqueue_fastapi.marks import (
     marks_of,
     refuse_unfit,
 )
+from kvqueue_fastapi.model import type_problem
 from kvqueue_fastapi.retry import backoff_schedule_ms
-
-MAX_TYPE_CHARACTERS: Final = 255
 
 F = TypeVar("F", bound="Callable[..., Any] | classmethod[Any, ..., Any] | staticmethod[..., Any]")
 
@@ -80,6 +78,7 @@ def _refuse_no_function(function: Any) -> None:
         msg = f"{name} is no function. {_REMEDY}"
         raise HandlerError(msg)
 
+
 def _read_mark(
     message_type: Any, concurrency: Any, timeout: Any, backoff_schedule: Any, give_up_on: Any
 ) -> Mark:
@@ -97,17 +96,10 @@ def _read_mark(
 
 
 def _read_type(value: Any) -> str:
-    if not isinstance(value, str) or not 1 <= len(value) <= MAX_TYPE_CHARACTERS:
-        msg = (
-            f"Message type is {value!r}, allowed is a string of 1 to {MAX_TYPE_CHARACTERS} "
-            f'characters. Name what happened, such as "order.created".'
-        )
-        raise HandlerError(msg)
-    # control characters and lone surrogates, which a store or a log would spoil
-    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in value):
-        msg = f"Message type {value!r} has a control character. Leave it out."
-        raise HandlerError(msg)
-    return value
+    problem = type_problem(value)
+    if problem:
+        raise HandlerError(problem)
+    return str(value)
 
 
 def _read_concurrency(value: Any) -> int | None:

@@ -29,7 +29,7 @@ from injector import (
 )
 
 from kvqueue_fastapi.errors import HandlerError
-from kvqueue_fastapi.marks import describe
+from kvqueue_fastapi.handlers.marks import describe
 
 RequestScopes: TypeAlias = Callable[[], AbstractAsyncContextManager[None]]
 

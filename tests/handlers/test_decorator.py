@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from kvqueue_fastapi.decorator import on_queue_message
+from kvqueue_fastapi.handlers.decorator import on_queue_message
 from kvqueue_fastapi.errors import HandlerError
-from kvqueue_fastapi.marks import Mark, marks_of
+from kvqueue_fastapi.handlers.marks import Mark, marks_of
 
 
 async def handle(data: Any) -> None: ...

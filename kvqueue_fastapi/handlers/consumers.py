@@ -2,15 +2,15 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NewType, get_origin
 
 from injector import Binder, Injector
 
 from kvqueue_fastapi.errors import HandlerError
-from kvqueue_fastapi.handlers import Handler, HandlerTable, Resolve, bind_handler
-from kvqueue_fastapi.marks import (
+from kvqueue_fastapi.handlers.marks import (
+    Mark,
     MarkedMethod,
     decorated_names,
     describe,
@@ -20,8 +20,9 @@ from kvqueue_fastapi.marks import (
     marks_of,
     unregistered,
 )
-from kvqueue_fastapi.parameters import plan_parameters
-from kvqueue_fastapi.wiring import Wiring
+from kvqueue_fastapi.handlers.parameters import plan_parameters
+from kvqueue_fastapi.handlers.table import Handler, HandlerTable, Resolve, bind_handler
+from kvqueue_fastapi.handlers.wiring import Wiring
 
 log = logging.getLogger("kvqueue_fastapi")
 
@@ -54,7 +55,11 @@ def contribute_consumers(binder: Binder, *consumers: Any) -> None:
     binder.multibind(list[Contribution], to=[Contribution(consumer) for consumer in consumers])
 
 
-async def collect_handlers(injector: Injector, consumers: Iterable[Any] = ()) -> HandlerTable:
+async def collect_handlers(
+    injector: Injector,
+    consumers: Iterable[Any] = (),
+    callbacks: Mapping[str, Callable[..., Any]] | None = None,
+) -> HandlerTable:
     """Find every consumer, have the container make it once, and plan its handlers.
 
     Consumers are those listed here, those that modules contributed, and classes with handlers
@@ -68,6 +73,7 @@ async def collect_handlers(injector: Injector, consumers: Iterable[Any] = ()) ->
     Args:
         injector: the app's container.
         consumers: classes, interfaces that are bound to classes, and decorated functions.
+        callbacks: functions that were added by hand, by message type.
 
     Raises:
         HandlerError: something cannot be made or called, or two handlers take one type. Stops
@@ -82,6 +88,8 @@ async def collect_handlers(injector: Injector, consumers: Iterable[Any] = ()) ->
             await collection.add_function(consumer)
     for key in collection.in_order(c for c in listed if not is_function(c)):
         await collection.add_consumer(key, listed=key in listed)
+    for message_type, callback in (callbacks or {}).items():
+        await collection.add_callback(message_type, callback)
     for name in unregistered(collection.names):
         log.warning(
             "%s is decorated with @on_queue_message, but no consumer brings it: its messages "
@@ -121,6 +129,12 @@ class _Collection:
         parameters = plan_parameters(function, name=name)
         for mark in marks:
             await self._add(bind_handler(mark, function, parameters, name=name))
+
+    async def add_callback(self, message_type: str, callback: Callable[..., Any]) -> None:
+        name = describe(callback)
+        parameters = plan_parameters(inner_function(callback), name=name)
+        mark = Mark(message_type)
+        await self._add(bind_handler(mark, callback, parameters, name=name))
 
     async def add_consumer(self, key: Any, *, listed: bool) -> None:
         self.names += decorated_names(key)

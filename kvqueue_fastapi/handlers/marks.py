@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, get_origin
 
 from kvqueue_fastapi.errors import HandlerError
 
@@ -144,8 +144,10 @@ def refuse_unfit(function: Any, mark: Mark) -> None:
 
 
 def describe(function: Any) -> str:
-    """Name a function as its author knows it."""
-    return str(getattr(function, "__qualname__", None) or repr(function))
+    """Name a function or class as its author knows it."""
+    # list[Order] would pass for list
+    name = getattr(function, "__qualname__", None) if get_origin(function) is None else None
+    return str(name or repr(function))
 
 
 def _marked_method(consumer: type, chain: list[type], name: str) -> MarkedMethod | None:

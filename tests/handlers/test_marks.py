@@ -4,9 +4,9 @@ from typing import Any, Protocol
 
 import pytest
 
-from kvqueue_fastapi.decorator import on_queue_message
+from kvqueue_fastapi.handlers.decorator import on_queue_message
 from kvqueue_fastapi.errors import HandlerError
-from kvqueue_fastapi.marks import decorated_names, marked_methods, unregistered
+from kvqueue_fastapi.handlers.marks import decorated_names, marked_methods, unregistered
 
 
 def types_of(consumer: type, interface: type | None = None) -> dict[str, list[str]]:
@@ -45,7 +45,7 @@ def test_a_decorated_override_replaces_the_type() -> None:
 
 def test_none_switches_a_handler_off_also_for_subclasses() -> None:
     class Sub(Base):
-        handle = None  # type: ignore[assignment]
+        handle = None
 
     class Below(Sub):
         async def handle(self) -> None: ...
@@ -56,7 +56,7 @@ def test_none_switches_a_handler_off_also_for_subclasses() -> None:
 
 def test_an_override_that_is_no_function_is_refused() -> None:
     class Sub(Base):
-        handle = 7  # type: ignore[assignment]
+        handle = 7
 
     with pytest.raises(HandlerError, match=r"Sub.handle overrides .* int.*handle = None"):
         marked_methods(Sub)

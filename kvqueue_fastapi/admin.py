@@ -1,0 +1,195 @@
+"""The keeper's face: `KvQueueAdmin`."""
+
+import base64
+import binascii
+from collections.abc import Iterator, Sequence
+from typing import Final, TypeVar, overload
+
+from kvqueue_fastapi.errors import InvalidOptionError, KvQueueError
+from kvqueue_fastapi.handlers.table import Handler
+from kvqueue_fastapi.model import ListenerRecord, MessageRecord, Query, State, TypeCounts
+from kvqueue_fastapi.store.handle import StoreHandle
+
+MAX_LIMIT: Final = 1_000
+SLICE: Final = 500
+
+R = TypeVar("R")
+
+
+class Page(Sequence[MessageRecord]):
+    """A sequence of records, and where the next ones begin.
+
+    Attributes:
+        next_cursor: to be given as `cursor`; None: these were the last.
+    """
+
+    def __init__(self, records: Sequence[MessageRecord], next_cursor: str | None) -> None:
+        self._records = tuple(records)
+        self.next_cursor = next_cursor
+
+    @overload
+    def __getitem__(self, index: int) -> MessageRecord: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[MessageRecord]: ...
+    def __getitem__(self, index: int | slice) -> MessageRecord | Sequence[MessageRecord]:
+        return self._records[index]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[MessageRecord]:
+        return iter(self._records)
+
+    def __repr__(self) -> str:
+        return f"Page({list(self._records)!r}, next_cursor={self.next_cursor!r})"
+
+
+class KvQueueAdmin:
+    """Looks into the queue and puts it right.
+
+    Ask the container for it, as for `KvQueue`. Guard the routes that use it: it shows payloads
+    and can throw messages away.
+    """
+
+    def __init__(self, *, handle: StoreHandle[Handler]) -> None:
+        self._handle = handle
+
+    async def counts(self) -> list[TypeCounts]:
+        """How many messages of each type are where, with the age of the oldest, in type order.
+
+        It reads the whole table: a second or so at a million messages, beside the queue's work.
+        """
+        return await self._handle.admin.counts()
+
+    async def messages(
+        self,
+        *,
+        type: str | None = None,  # noqa: A002 because it is what a message calls it
+        state: State | str | None = None,
+        ordering_key: str | None = None,
+        search: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page:
+        """Messages that wait or run, the oldest first.
+
+        Args:
+            type: only this message type.
+            state: only "ready", "delayed", "blocked", "running" or "quarantined".
+            ordering_key: only this ordering key.
+            search: only where the payload or an error has this text, in any case of letters.
+            limit: 1 to 1,000 records.
+            cursor: the `next_cursor` of the page before.
+
+        Raises:
+            InvalidOptionError: the state, limit or cursor is none.
+        """
+        query = Query(type, _state(state), ordering_key, search, _after(cursor), _more(limit))
+        return _page(await self._handle.admin.list_messages(query), limit)
+
+    async def dead_letters(
+        self,
+        *,
+        type: str | None = None,  # noqa: A002 because it is what a message calls it
+        ordering_key: str | None = None,
+        search: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page:
+        """Messages that were given up, the oldest first; arguments as for `messages`."""
+        query = Query(type, None, ordering_key, search, _after(cursor), _more(limit))
+        return _page(await self._handle.admin.list_dead_letters(query), limit)
+
+    async def message(self, message_id: int) -> MessageRecord | None:
+        """One message or dead letter; None: there is none with this id, or it was handled."""
+        return await self._handle.admin.show(message_id)
+
+    async def requeue(self, ids: Sequence[int]) -> dict[int, int]:
+        """Send dead letters again, with all attempts before them, at the tail of their keys.
+
+        Returns:
+            The new id of each; those that are no dead letters are left out.
+        """
+        return await self._handle.admin.requeue(tuple(ids))
+
+    async def requeue_all(self, type: str) -> int:  # noqa: A002 because it is what a message calls it
+        """Send all dead letters of a type again, a slice at a time. Returns how many."""
+        return sum([len(await self.requeue(ids)) async for ids in self._dead_slices(type)])
+
+    async def discard(self, ids: Sequence[int]) -> list[int]:
+        """Remove messages and dead letters for good; their idempotency keys are free again.
+
+        Returns:
+            The ids of those that went; a message that runs stays, and so does one that is none.
+        """
+        gone = await self._handle.admin.discard(tuple(ids))
+        return [message_id for message_id, went in gone.items() if went]
+
+    async def cancel(self, message_id: int) -> None:
+        """Remove a message that waits.
+
+        Raises:
+            KvQueueError: it runs already, or there is none.
+        """
+        gone = await self._handle.admin.discard((message_id,))
+        if not gone.get(message_id):
+            why = "it runs already" if message_id in gone else "there is none, or it was handled"
+            msg = f"Message {message_id} cannot be cancelled: {why}."
+            raise KvQueueError(msg)
+
+    async def pause(self, type: str) -> None:  # noqa: A002 because it is what a message calls it
+        """Stop claiming a type, in every process, until `resume`. Running handlers finish."""
+        await self._handle.admin.set_paused(type, paused=True)
+
+    async def resume(self, type: str) -> None:  # noqa: A002 because it is what a message calls it
+        """Claim a type again."""
+        await self._handle.admin.set_paused(type, paused=False)
+
+    async def listeners(self) -> list[ListenerRecord]:
+        """The processes that listen, the oldest first."""
+        return await self._handle.admin.listeners()
+
+    async def _dead_slices(self, message_type: str):  # noqa: ANN202
+        after = 0
+        while ids := await self._handle.admin.dead_ids(message_type, after=after, limit=SLICE):
+            after = ids[-1]
+            yield ids
+
+
+def _page(records: Sequence[MessageRecord], limit: int) -> Page:
+    shown = records[:limit]
+    cursor = _cursor(shown[-1].id) if len(records) > limit else None
+    return Page(shown, cursor)
+
+
+def _cursor(message_id: int) -> str:
+    return base64.urlsafe_b64encode(str(message_id).encode()).decode()
+
+
+def _after(cursor: str | None) -> int:
+    if cursor is None:
+        return 0
+    try:
+        after = int(base64.urlsafe_b64decode(cursor.encode("ascii")))
+    except (ValueError, binascii.Error, AttributeError):
+        after = -1
+    if not 0 <= after < 1 << 63:
+        msg = f"cursor {cursor!r:.80} is none. Give the next_cursor of a page, or leave it out."
+        raise InvalidOptionError(msg)
+    return after
+
+
+def _more(limit: int) -> int:
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_LIMIT:
+        msg = f"limit is {limit!r}, allowed is 1 to {MAX_LIMIT}. Page with next_cursor."
+        raise InvalidOptionError(msg)
+    # One more than is shown tells whether there is a next page.
+    return limit + 1
+
+
+def _state(state: State | str | None) -> State | None:
+    allowed = [one for one in State if one is not State.DEAD]
+    if state is None or state in allowed:
+        return None if state is None else State(state)
+    msg = f"state is {state!r}, allowed are {', '.join(allowed)}; dead: see dead_letters()."
+    raise InvalidOptionError(msg)

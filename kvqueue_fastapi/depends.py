@@ -1,0 +1,66 @@
+"""What routes ask for: `KvQueueDep`, `Injected`."""
+
+from functools import cache
+from typing import Annotated, Any
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+
+from kvqueue_fastapi.errors import KvQueueNotStartedError, NotInstalledError
+from kvqueue_fastapi.lifespan import STATE_KEY, Runtime
+from kvqueue_fastapi.queue import KvQueue
+
+
+async def get_kv_queue(connection: HTTPConnection) -> KvQueue:
+    """Give a route the queue of its app.
+
+    In a mounted sub-app it is the queue of the app that it is mounted in. Replace it in tests
+    with `app.dependency_overrides[get_kv_queue]`.
+
+    Raises:
+        KvQueueNotStartedError: the app's lifespan has not run.
+        NotInstalledError: no queue was installed.
+    """
+    return _runtime(connection).queue
+
+
+KvQueueDep = Annotated[KvQueue, Depends(get_kv_queue)]
+"""A route's parameter: `queue: KvQueueDep`."""
+
+
+def Injected(interface: type[Any]) -> Any:  # noqa: N802 because it stands where Depends does
+    """Give a route what the container has: `service: Annotated[Shop, Injected(Shop)]`.
+
+    The same interface always gives the same dependency, so that it can be replaced in tests:
+    `app.dependency_overrides[Injected(Shop).dependency]`; for `KvQueue` that is `get_kv_queue`.
+
+    Args:
+        interface: what the container is asked for, at each request.
+    """
+    return _dependency(interface)
+
+
+@cache
+def _dependency(interface: type[Any]) -> Any:
+    if interface is KvQueue:
+        return Depends(get_kv_queue)
+
+    async def resolve(connection: HTTPConnection) -> Any:
+        return _runtime(connection).injector.get(interface)
+
+    return Depends(resolve)
+
+
+def _runtime(connection: HTTPConnection) -> Runtime:
+    # The connection's state comes from the lifespan, and reaches mounted apps and websockets.
+    runtime = connection.scope.get("state", {}).get(STATE_KEY)
+    if isinstance(runtime, Runtime):
+        return runtime
+    if hasattr(connection.app.state, STATE_KEY):
+        raise KvQueueNotStartedError
+    msg = (
+        "This app has no queue, or is mounted in one whose lifespan has not run. Call "
+        "KvQueueModule(…).install(app) on the outermost app; in tests use "
+        "`with TestClient(app)`."
+    )
+    raise NotInstalledError(msg)

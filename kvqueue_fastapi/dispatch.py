@@ -1,0 +1,247 @@
+"""One claim: decode, validate, hand it to its handler, and say how it ended."""
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from anyio import CapacityLimiter
+
+from kvqueue_fastapi.codec import decode_options, decode_payload
+from kvqueue_fastapi.errors import (
+    HandlerError,
+    InvalidOptionError,
+    PayloadError,
+    Reject,
+    RetryLater,
+)
+from kvqueue_fastapi.handlers.table import Handler, HandlerTable
+from kvqueue_fastapi.message import Hold, Message
+from kvqueue_fastapi.model import Claim, Failure, Options, Outcome, Settlement
+from kvqueue_fastapi.retry import MAX_DELAY_S, duration_ms, next_delay_ms, schedule_of
+from kvqueue_fastapi.settings import KvQueueSettings
+from kvqueue_fastapi.threads import ThreadCall
+
+log = logging.getLogger("kvqueue_fastapi")
+
+MAX_TEXT_CHARACTERS: Final = 1_000
+MAX_TRACE_CHARACTERS: Final = 8_000
+
+_PLAIN: Final = Options()
+_NO_HEADERS: Final[Mapping[str, str]] = _PLAIN.headers
+
+SettleLate = Callable[[Hold, Settlement], None]
+"""Settles a message whose thread outlived the listener; called in that thread."""
+
+
+class Dispatcher:
+    """Hands claims to their handlers.
+
+    Args:
+        table: the handlers of this process.
+        settings: the limits and the schedule that hold where nothing else is said.
+        settle_late: for `def` handlers that outlive the shutdown.
+    """
+
+    def __init__(
+        self, table: HandlerTable, settings: KvQueueSettings, settle_late: SettleLate
+    ) -> None:
+        self._table = table
+        self._jitter = settings.retry_jitter
+        self._schedule_ms = tuple(round(step * 1000) for step in settings.backoff_schedule_s)
+        self._settle_late = settle_late
+        self._threads = CapacityLimiter(settings.sync_concurrency)
+
+    async def handle(self, hold: Hold) -> Settlement | None:
+        """Handle one message.
+
+        Returns:
+            How it ended; None: its thread goes on beyond our own shutdown, and will say so
+            to `settle_late`.
+        """
+        claim = hold.claim
+        handler = self._table.get(claim.type)
+        if handler is None:
+            return self._unhandled(claim)
+        try:
+            options = _PLAIN if claim.options is None else decode_options(claim.options)
+            payload = decode_payload(claim.data, handler.adapter)
+        except PayloadError as error:
+            # Trying again would read the same bytes.
+            return _dead(claim, error, "cannot be read")
+        message = Message(hold, payload, options.headers or _NO_HEADERS)
+        try:
+            ended = await self._run(handler, hold, payload, message, options)
+        except asyncio.CancelledError as error:
+            if _cancelled_from_outside():
+                return Settlement(
+                    claim.id, claim.token, Outcome.RELEASE, ordering_key=claim.ordering_key
+                )
+            return self._verdict(handler, claim, options, error)
+        except GeneratorExit:  # the event loop is gone
+            raise
+        except BaseException as error:  # noqa: BLE001 because no handler may stop the listener
+            return self._verdict(handler, claim, options, error)
+        return _done(claim) if ended else None
+
+    async def _run(
+        self, handler: Handler, hold: Hold, payload: Any, message: Message[Any], options: Options
+    ) -> bool:
+        scope = self._table.request_scope if handler.asks_container else None
+        if scope is None:
+            return await self._call(handler, hold, payload, message, options)
+        async with scope():
+            return await self._call(handler, hold, payload, message, options)
+
+    async def _call(
+        self, handler: Handler, hold: Hold, payload: Any, message: Message[Any], options: Options
+    ) -> bool:
+        if not handler.is_async:
+            return await self._run_in_thread(handler, hold, payload, message, options)
+        if handler.timeout_s is None:
+            await handler.call(payload, message, self._table.resolve)
+        else:
+            await self._run_in_time(handler, handler.timeout_s, payload, message)
+        return True
+
+    async def _run_in_time(
+        self, handler: Handler, timeout_s: float, payload: Any, message: Message[Any]
+    ) -> None:
+        try:
+            async with asyncio.timeout(timeout_s) as limit:
+                await handler.call(payload, message, self._table.resolve)
+        except TimeoutError as error:
+            if limit.expired():
+                msg = f"{handler.name} took longer than its timeout of {timeout_s:g} s"
+                raise TimeoutError(msg) from error
+            raise
+
+    async def _run_in_thread(
+        self, handler: Handler, hold: Hold, payload: Any, message: Message[Any], options: Options
+    ) -> bool:
+        def late(error: BaseException | None) -> None:
+            claim = hold.claim
+            ended = _done(claim) if error is None else None
+            self._settle_late(
+                hold, ended or self._verdict(handler, claim, options, error or Exception())
+            )
+
+        call = ThreadCall(lambda: handler.call(payload, message, self._table.resolve), late=late)
+        return await call.run(self._threads)
+
+    def _verdict(
+        self, handler: Handler, claim: Claim, options: Options, error: BaseException
+    ) -> Settlement:
+        if isinstance(error, Reject):
+            return _dead(claim, error, "was rejected")
+        if isinstance(error, RetryLater):
+            try:
+                delay_ms = duration_ms(error.delay, name="RetryLater", limit_s=MAX_DELAY_S)
+            except InvalidOptionError as wrong:
+                error = wrong
+            else:
+                return Settlement(
+                    claim.id,
+                    claim.token,
+                    Outcome.LATER,
+                    delay_ms,
+                    ordering_key=claim.ordering_key,
+                )
+        if handler.give_up_on and isinstance(error, handler.give_up_on):
+            return _dead(claim, error, "is given up at once")
+        schedule = schedule_of(
+            options.backoff_schedule_ms, handler.backoff_schedule_ms, self._schedule_ms
+        )
+        return self._failed(claim, error, schedule)
+
+    def _unhandled(self, claim: Claim) -> Settlement:
+        msg = (
+            f"No handler takes {claim.type!r} in this process, and KVQUEUE_UNHANDLED=fail. "
+            "Add its consumer, or leave such messages to other processes."
+        )
+        options = _PLAIN
+        if claim.options is not None:
+            try:
+                options = decode_options(claim.options)
+            except PayloadError as error:
+                return _dead(claim, error, "cannot be read")
+        schedule = schedule_of(options.backoff_schedule_ms, None, self._schedule_ms)
+        return self._failed(claim, HandlerError(msg), schedule)
+
+    def _failed(
+        self, claim: Claim, error: BaseException, schedule_ms: tuple[int, ...]
+    ) -> Settlement:
+        # A delivery that a crash cut off spends none of the retries.
+        failures = max(1, claim.attempt - claim.crashes)
+        delay_ms = next_delay_ms(failures, schedule_ms, jitter=self._jitter)
+        if delay_ms is None:
+            return _dead(claim, error, f"failed for the last time ({failures})")
+        log.error(
+            "%s %d failed in attempt %d; again in %g s",
+            claim.type,
+            claim.id,
+            claim.attempt,
+            delay_ms / 1000,
+            exc_info=error,
+            extra=_record(claim),
+        )
+        return Settlement(
+            claim.id,
+            claim.token,
+            Outcome.RETRY,
+            delay_ms,
+            failure_of(error),
+            claim.ordering_key,
+        )
+
+
+def failure_of(error: BaseException) -> Failure:
+    """What is kept of an error: its type and text, and the end of its traceback."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 because an error's own __str__ may fail
+        text = type(error).__name__
+    trace = "".join(traceback.format_exception(error))
+    return Failure(_storable(text[:MAX_TEXT_CHARACTERS]), _storable(trace[-MAX_TRACE_CHARACTERS:]))
+
+
+def _done(claim: Claim) -> Settlement:
+    return Settlement(claim.id, claim.token, ordering_key=claim.ordering_key)
+
+
+def _dead(claim: Claim, error: BaseException, how: str) -> Settlement:
+    log.error(
+        "%s %d %s; it is a dead letter now",
+        claim.type,
+        claim.id,
+        how,
+        exc_info=error,
+        extra=_record(claim),
+    )
+    return Settlement(
+        claim.id,
+        claim.token,
+        Outcome.DEAD,
+        failure=failure_of(error),
+        ordering_key=claim.ordering_key,
+    )
+
+
+def _record(claim: Claim) -> dict[str, Any]:
+    return {
+        "message_id": claim.id,
+        "message_type": claim.type,
+        "attempt": claim.attempt,
+    }
+
+
+def _storable(text: str) -> str:
+    # Lone surrogates, which a file name may bring into an error, are no UTF-8.
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
+
+
+def _cancelled_from_outside() -> bool:
+    # A handler that awaits a task which somebody cancelled has failed; it was not cancelled.
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

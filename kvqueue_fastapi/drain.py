@@ -1,0 +1,67 @@
+"""Handles what is due, one message after another, in the caller's task."""
+
+import asyncio
+import logging
+import time
+
+from kvqueue_fastapi.dispatch import Dispatcher
+from kvqueue_fastapi.handlers.table import HandlerTable
+from kvqueue_fastapi.leases import LeaseKeeper
+from kvqueue_fastapi.message import Hold
+from kvqueue_fastapi.model import Claim, Settlement
+from kvqueue_fastapi.settings import KvQueueSettings
+from kvqueue_fastapi.store.base import Store
+from kvqueue_fastapi.turns import Turns
+
+log = logging.getLogger("kvqueue_fastapi")
+
+
+class Drain:
+    """What `run_until_idle` runs: a listener without a loop."""
+
+    def __init__(self, store: Store, table: HandlerTable, settings: KvQueueSettings) -> None:
+        self._store = store
+        self._table = table
+        self._any_type = settings.unhandled == "fail"
+        self._lease_s = settings.lease_s
+        self._dispatcher = Dispatcher(table, settings, self._settle_late)
+
+    async def run(self) -> int:
+        """Handle until nothing is due. Returns how many deliveries there were."""
+        turns = Turns(self._store, self._table.types, any_type=self._any_type)
+        holds: dict[int, Hold] = {}
+        listener_id = await self._store.enter_listener(self._table.types)
+        keeper = LeaseKeeper(self._store, holds, self._lease_s)
+        keeper.start()
+        handled, idle = 0, False
+        try:
+            while not idle:
+                turn = await turns.next(lambda _: 1)
+                claimed = await self._store.claim(
+                    turn.wanted,
+                    limit=1 if turn.wanted else 0,
+                    lease_ms=round(self._lease_s * 1000),
+                    listener_id=listener_id,
+                )
+                for claim in claimed.claims:
+                    await self._handle(claim, holds)
+                    handled += 1
+                idle = turn.last and not claimed.claims
+        finally:
+            await asyncio.to_thread(keeper.stop)
+            await asyncio.to_thread(self._store.leave_listener, listener_id)
+        return handled
+
+    async def _handle(self, claim: Claim, holds: dict[int, Hold]) -> None:
+        hold = holds[claim.id] = Hold(claim, time.monotonic())
+        settlement = await self._dispatcher.handle(hold)
+        hold.ended = True
+        if settlement is not None:
+            await self._store.settle([settlement])
+        del holds[claim.id]
+
+    def _settle_late(self, hold: Hold, settlement: Settlement) -> None:
+        try:
+            self._store.settle_now([settlement])
+        except Exception:
+            log.exception("Message %d could not be settled; it comes again", hold.claim.id)

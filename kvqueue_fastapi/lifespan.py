@@ -1,0 +1,108 @@
+"""Opens the store, starts the listener, drains, closes: beside the app or without one."""
+
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Final
+
+from injector import Injector
+from starlette.types import ASGIApp
+
+from kvqueue_fastapi.admin import KvQueueAdmin
+from kvqueue_fastapi.drain import Drain
+from kvqueue_fastapi.handlers.consumers import collect_handlers
+from kvqueue_fastapi.handlers.table import Handler
+from kvqueue_fastapi.listener import Listener
+from kvqueue_fastapi.queue import KvQueue
+from kvqueue_fastapi.settings import KvQueueSettings
+from kvqueue_fastapi.store import AnyStore, open_store
+from kvqueue_fastapi.store.handle import StoreHandle
+
+log = logging.getLogger("kvqueue_fastapi")
+
+STATE_KEY: Final = "kvqueue"
+"""Where a connection's state has the `Runtime`."""
+
+Lifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any] | None]]
+
+
+class Runtime:
+    """The objects of one queue in one container, and their life.
+
+    Attributes:
+        queue: the sender's face.
+        admin: the keeper's face.
+        injector: the container that holds them.
+    """
+
+    def __init__(
+        self, injector: Injector, settings: KvQueueSettings, consumers: Iterable[Any]
+    ) -> None:
+        handle: StoreHandle[Handler] = StoreHandle()
+        self.injector = injector
+        self.queue = KvQueue(handle=handle, settings=settings)
+        self.admin = KvQueueAdmin(handle=handle)
+        self._handle = handle
+        self._settings = settings
+        self._consumers = tuple(consumers)
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """Open the store; close it at the end."""
+        store = await open_store(self._settings.url, self._settings)
+        try:
+            self._handle.open(store, store.admin)
+        except BaseException:
+            await store.close()
+            raise
+        try:
+            yield
+        finally:
+            self._handle.close()
+            await self._close(store)
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        """Find the handlers and, if this process listens, run them; drain at the end."""
+        table = await collect_handlers(self.injector, self._consumers, self.queue.callbacks)
+        store = self._handle.store
+        self._handle.handler_of = table.get
+        self._handle.drain = Drain(store, table, self._settings).run
+        if not self._settings.listen:
+            yield
+            return
+        listener = Listener(store, table, self._settings)
+        await listener.start()
+        try:
+            yield
+        finally:
+            await self._stop(listener)
+
+    async def _stop(self, listener: Listener) -> None:
+        try:
+            await listener.stop()
+        except Exception:
+            # Raising here would skip the shutdown of the user's own resources.
+            log.exception("The listener could not stop cleanly; its messages come again")
+
+    async def _close(self, store: AnyStore) -> None:
+        try:
+            await store.close()
+        except Exception:
+            log.exception("The store could not be closed cleanly; what was stored is safe")
+
+
+def around(runtime: Runtime, users: Lifespan) -> Lifespan:
+    """Put a queue's life around and inside that of an app.
+
+    The order is: the store opens, the user's start-up, the listener starts, the app serves,
+    the listener drains, the user's shutdown, the store closes. So the user's code may send in
+    both, and handlers run only while the user's resources are up.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: ASGIApp) -> AsyncIterator[Mapping[str, Any]]:
+        async with runtime.opened(), users(app) as state, runtime.listening():
+            yield {**(state or {}), STATE_KEY: runtime}
+
+    return lifespan

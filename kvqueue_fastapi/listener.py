@@ -1,0 +1,270 @@
+"""The loop beside the app: wait, claim, dispatch at most n, settle, drain."""
+
+import asyncio
+import contextvars
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from kvqueue_fastapi.dispatch import Dispatcher, failure_of
+from kvqueue_fastapi.handlers.table import HandlerTable
+from kvqueue_fastapi.leases import LeaseKeeper
+from kvqueue_fastapi.message import Hold
+from kvqueue_fastapi.model import Claim, Claimed, Outcome, Settlement, Wanted
+from kvqueue_fastapi.rooms import Rooms
+from kvqueue_fastapi.settings import KvQueueSettings
+from kvqueue_fastapi.settling import Settler
+from kvqueue_fastapi.store.base import Store
+from kvqueue_fastapi.turns import Turns
+from kvqueue_fastapi.unhandled import UnhandledTypes
+
+log = logging.getLogger("kvqueue_fastapi")
+
+BACKOFF_S: Final = (0.05, 0.2, 1.0, 5.0)
+"""How long to wait after the first, second, … store error in a row."""
+TIDY_S: Final = 0.4
+"""How often claims that wait for a slot are looked at: paused, or waiting for too long."""
+STALE_S: Final = 1.0
+"""Claims that have waited so long for a slot go back: others may be free for them."""
+CANCEL_S: Final = 0.5
+"""How long a cancelled handler may take to come to its end."""
+
+
+class Listener:
+    """Claims what is due, runs at most `concurrency` handlers, and writes down how they ended.
+
+    It survives every error of the store: it logs, waits a little, and goes on.
+    """
+
+    def __init__(self, store: Store, table: HandlerTable, settings: KvQueueSettings) -> None:
+        self._store = store
+        self._types = table.types
+        self._slots = settings.concurrency
+        self._grace_s = settings.shutdown_timeout_s
+        self._lease_ms = round(settings.lease_s * 1000)
+        self._poll_s = settings.poll_interval_s
+        self._listener_id = 0
+        self._holds: dict[int, Hold] = {}
+        self._waiting: deque[Hold] = deque()
+        self._running: dict[asyncio.Task[None], Hold] = {}
+        self._quarantined: set[int] = set()
+        self._rooms = Rooms(table, settings)
+        any_type = settings.unhandled == "fail"
+        self._turns = Turns(store, table.types, any_type=any_type)
+        self._unhandled = None if any_type else UnhandledTypes(store, frozenset(table.types))
+        self._dispatcher = Dispatcher(table, settings, self._settle_late)
+        self._settler = Settler(store, self._holds)
+        self._keeper = LeaseKeeper(store, self._holds, settings.lease_s)
+        self._wake = asyncio.Event()
+        self._more = False
+        self._stopping = False
+        self._lingering = 0
+        self._left = threading.Event()
+        self._loops: list[asyncio.Task[None]] = []
+        self._unsubscribe: Callable[[], None] = lambda: None
+
+    async def start(self) -> None:
+        """Begin to listen. What dead processes left behind is taken over at once."""
+        self._listener_id = await self._store.enter_listener(self._types)
+        await asyncio.to_thread(self._store.end_leases_of_the_dead)
+        self._keeper.start()
+        self._unsubscribe = self._store.subscribe(self._wake.set)
+        loop = asyncio.get_running_loop()
+        for work in (self._claim_forever(), self._settler.run()):
+            # In an empty context, so that no handler inherits that of whoever started the app.
+            self._loops.append(loop.create_task(work, context=contextvars.Context()))
+
+    async def stop(self) -> None:
+        """Claim no more, let handlers finish for `shutdown_timeout_s`, give back the rest."""
+        self._stopping = True
+        self._unsubscribe()
+        self._wake.set()
+        claiming, settling = self._loops
+        await claiming
+        self._give_back(self._waiting)
+        await self._drain()
+        self._settler.finish()
+        await settling
+        await asyncio.to_thread(self._leave)
+
+    # --- claiming ---
+
+    async def _claim_forever(self) -> None:
+        errors = 0
+        tidied_at = time.monotonic()
+        while not self._stopping:
+            try:
+                pause_s = await self._claim_all()
+                if time.monotonic() - tidied_at > TIDY_S:
+                    tidied_at = time.monotonic()
+                    await self._tidy()
+                errors = 0
+            except Exception:
+                log.exception("The listener could not claim; it tries again")
+                self._wake.clear()
+                pause_s = BACKOFF_S[min(errors, len(BACKOFF_S) - 1)]
+                errors += 1
+            await self._pause(pause_s)
+
+    async def _claim_all(self) -> float:
+        """Claim until there is nothing more, or no room. Returns seconds until to look again."""
+        self._wake.clear()
+        self._more = False
+        next_due_ms: int | None = None
+        while not self._stopping:
+            self._rooms.measure()
+            limit = self._rooms.limit()
+            if not limit:
+                self._more = True
+                break
+            turn = await self._turns.next(self._rooms.of)
+            claimed = await self._claim(turn.wanted, limit)
+            next_due_ms = claimed.next_due_ms
+            self._accept(claimed.claims)
+            cut_off = _is_cut_off(turn.wanted, claimed.claims, limit)
+            self._more = self._more or turn.full or cut_off
+            if turn.last and not cut_off:
+                break
+        return self._poll_s if next_due_ms is None else min(self._poll_s, next_due_ms / 1000)
+
+    async def _claim(self, wanted: Sequence[Wanted], limit: int) -> Claimed:
+        return await self._store.claim(
+            wanted,
+            limit=limit if wanted else 0,
+            lease_ms=self._lease_ms,
+            listener_id=self._listener_id,
+            quarantined=bool(wanted) and not self._quarantined,
+        )
+
+    async def _pause(self, seconds: float) -> None:
+        if self._waiting:
+            seconds = min(seconds, TIDY_S)
+        timer = asyncio.get_running_loop().call_later(seconds, self._wake.set)
+        await self._wake.wait()
+        timer.cancel()
+
+    def _accept(self, claims: Iterable[Claim]) -> None:
+        now = time.monotonic()
+        for claim in claims:
+            hold = Hold(claim, now)
+            self._holds[claim.id] = hold
+            self._rooms.take(claim.type)
+            if claim.crashes:
+                self._quarantined.add(claim.id)
+            self._waiting.append(hold)
+        if self._stopping:
+            self._give_back(self._waiting)
+        self._fill_slots()
+
+    async def _tidy(self) -> None:
+        if self._unhandled is not None:
+            await self._unhandled.report()
+        if not self._waiting:
+            return
+        paused = await self._store.paused_types()
+        stale_before = time.monotonic() - STALE_S
+        back = [
+            hold
+            for hold in self._waiting
+            if hold.claim.type in paused or hold.extended_at < stale_before
+        ]
+        for hold in back:
+            self._waiting.remove(hold)
+        self._give_back(deque(back))
+
+    def _give_back(self, holds: deque[Hold]) -> None:
+        while holds:
+            claim = holds.popleft().claim
+            self._end(
+                claim,
+                Settlement(
+                    claim.id, claim.token, Outcome.RELEASE, ordering_key=claim.ordering_key
+                ),
+            )
+
+    # --- handling ---
+
+    def _fill_slots(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting and len(self._running) < self._slots:
+            hold = self._waiting.popleft()
+            # Each in an empty context of its own: nothing leaks from one message to another.
+            task = loop.create_task(self._handle(hold), context=contextvars.Context())
+            self._running[task] = hold
+            task.add_done_callback(self._handled)
+
+    async def _handle(self, hold: Hold) -> None:
+        settlement = await self._dispatcher.handle(hold)
+        hold.ended = True
+        if settlement is None:
+            self._lingering += 1
+        else:
+            self._end(hold.claim, settlement)
+
+    def _handled(self, task: asyncio.Task[None]) -> None:
+        hold = self._running.pop(task)
+        if not hold.ended and not task.cancelled() and (error := task.exception()):
+            # What no handler may raise, such as GeneratorExit.
+            claim = hold.claim
+            failure = failure_of(error)
+            self._end(claim, Settlement(claim.id, claim.token, Outcome.DEAD, failure=failure))
+        self._fill_slots()
+
+    def _end(self, claim: Claim, settlement: Settlement) -> None:
+        self._rooms.give(claim.type)
+        self._settler.add(settlement)
+        if claim.crashes:
+            self._quarantined.discard(claim.id)
+            self._more = True
+        if self._more:
+            self._wake.set()
+
+    # --- stopping ---
+
+    async def _drain(self) -> None:
+        if self._running:
+            await asyncio.wait(self._running, timeout=self._grace_s)
+        for task in self._running:
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running, timeout=CANCEL_S)
+        for hold in self._running.values():
+            log.warning(
+                "The handler of %s %d did not end when it was cancelled. Its message comes "
+                "again when this process has ended.",
+                hold.claim.type,
+                hold.claim.id,
+            )
+
+    def _leave(self) -> None:
+        if self._lingering:
+            # The last thread that goes on leaves in our place.
+            self._store.retain()
+        else:
+            self._keeper.stop()
+            self._store.leave_listener(self._listener_id)
+        self._left.set()
+
+    def _settle_late(self, hold: Hold, settlement: Settlement) -> None:
+        """Settle a message in the thread of its handler, which outlived the listener."""
+        self._left.wait()
+        try:
+            self._store.settle_now([settlement])
+        except Exception:
+            log.exception("Message %d could not be settled; it comes again", hold.claim.id)
+        self._holds.pop(hold.claim.id, None)
+        if not self._holds:
+            self._keeper.stop()
+            self._store.leave_listener(self._listener_id)
+            self._store.let_go()
+
+
+def _is_cut_off(wanted: Sequence[Wanted], claims: Sequence[Claim], limit: int) -> bool:
+    """Whether there may be more of what was asked for than the room that was left for it."""
+    if len(claims) >= limit:
+        return True
+    came = Counter(claim.type for claim in claims)
+    return any(came[kind] >= room for kind, room in wanted if kind in came)

@@ -1,0 +1,124 @@
+"""The injector module: binds the queue, and installs it in an app."""
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from injector import Binder, Injector, InstanceProvider, Module
+
+from kvqueue_fastapi.admin import KvQueueAdmin
+from kvqueue_fastapi.errors import HandlerError, KvQueueError
+from kvqueue_fastapi.lifespan import STATE_KEY, Runtime, around
+from kvqueue_fastapi.queue import KvQueue
+from kvqueue_fastapi.settings import KvQueueSettings
+
+
+class KvQueueModule(Module):
+    """Puts a durable queue into an injector container and a FastAPI app.
+
+    Example:
+        queue_module = KvQueueModule("orders.db", consumers=[OrderService])
+        queue_module.install(app, Injector([queue_module, ShopModule()]))
+
+    Args:
+        url: where the store is: a path, `sqlite:///relative`, `sqlite:////absolute`,
+            `:memory:`. None: the setting `url`.
+        consumers: classes whose methods are marked with `@on_queue_message`, interfaces that
+            are bound to such classes, and marked functions.
+        settings: None: `KvQueueSettings()`, which reads `KVQUEUE_…` from the environment.
+        listen: False: this process only sends. None: the setting `listen`.
+
+    An argument wins over `settings`, that over the environment, that over the default.
+
+    Idea: Danet's `KvQueueModule` (docs.danet.land).
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        consumers: Iterable[Any] = (),
+        settings: KvQueueSettings | None = None,
+        listen: bool | None = None,
+    ) -> None:
+        given = {"url": url, "listen": listen}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        if settings is None:
+            self._settings = KvQueueSettings(**chosen)  # type: ignore[arg-type] # pydantic checks
+        else:
+            checked = {**settings.model_dump(), **chosen}
+            self._settings = KvQueueSettings(**checked)
+        self._consumers = _listed(consumers)
+        self._injector: Injector | None = None
+
+    def configure(self, binder: Binder) -> None:
+        """Bind `KvQueue` and `KvQueueAdmin`, one of each for this container."""
+        runtime = Runtime(binder.injector, self._settings, self._consumers)
+        binder.bind(Runtime, to=InstanceProvider(runtime))
+        binder.bind(KvQueue, to=InstanceProvider(runtime.queue))
+        binder.bind(KvQueueAdmin, to=InstanceProvider(runtime.admin))
+        self._injector = binder.injector
+
+    def install(self, app: FastAPI, injector: Injector | None = None) -> None:
+        """Run the queue with an app's lifespan.
+
+        Call it once, before the app starts, and after every `include_router` whose router has
+        a lifespan of its own that handlers rely on.
+
+        Args:
+            app: whose lifespan is to open and close the queue.
+            injector: the container that has this module; None: the one that this module was
+                configured in, else a new one with this module alone.
+
+        Raises:
+            KvQueueError: the app has a queue already or has started, or the container lacks
+                this module.
+        """
+        runtime = self._runtime(injector)
+        if hasattr(app.state, STATE_KEY):
+            msg = "This app has a queue already. Call install once for an app."
+            raise KvQueueError(msg)
+        if app.middleware_stack is not None:
+            msg = "This app has started already. Call install before it starts."
+            raise KvQueueError(msg)
+        setattr(app.state, STATE_KEY, runtime)
+        # The attribute that fastapi-injector reads as well.
+        app.state.injector = runtime.injector
+        app.router.lifespan_context = around(runtime, app.router.lifespan_context)
+
+    @asynccontextmanager
+    async def running(self, injector: Injector | None = None) -> AsyncIterator[KvQueue]:
+        """Run the queue without an app: workers, scripts, tests.
+
+        Args:
+            injector: as for `install`.
+
+        Raises:
+            KvQueueError: this queue runs already.
+            HandlerError: a handler or its wiring is wrong.
+            StoreError: the database cannot be opened.
+        """
+        runtime = self._runtime(injector)
+        async with runtime.opened(), runtime.listening():
+            yield runtime.queue
+
+    def _runtime(self, injector: Injector | None) -> Runtime:
+        chosen = injector or self._injector or Injector([self])
+        if not chosen.binder.has_explicit_binding_for(Runtime):
+            msg = (
+                "The injector does not have this KvQueueModule. Make it with "
+                "Injector([queue_module, …]), and install that one."
+            )
+            raise KvQueueError(msg)
+        return chosen.get(Runtime)
+
+
+def _listed(consumers: Any) -> tuple[Any, ...]:
+    if isinstance(consumers, type | str) or not isinstance(consumers, Iterable):
+        msg = (
+            f"consumers is {consumers!r:.80}, allowed is a list of classes and functions. "
+            "Write consumers=[OrderService]."
+        )
+        raise HandlerError(msg)
+    return tuple(consumers)

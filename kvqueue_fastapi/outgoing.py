@@ -1,0 +1,172 @@
+"""A message on its way in: what the sender asked for, checked, as a record to store."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any, Final
+
+from kvqueue_fastapi.codec import (
+    canonical_digest,
+    checked_headers,
+    decode_payload,
+    encode_options,
+    encode_payload,
+)
+from kvqueue_fastapi.errors import InvalidOptionError
+from kvqueue_fastapi.handlers.table import Handler
+from kvqueue_fastapi.keys import KeyPart, encode_key_for_write
+from kvqueue_fastapi.model import Idempotency, Options, Send, type_problem
+from kvqueue_fastapi.retry import MAX_DELAY_S, backoff_schedule_ms, deliver_at_ms, duration_ms
+from kvqueue_fastapi.settings import KvQueueSettings
+
+MAX_UNDELIVERED_KEYS: Final = 10
+MAX_NAME_CHARACTERS: Final = 255
+MAX_PRIORITY: Final = 1_000_000
+
+Key = Sequence[KeyPart]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendOptions:
+    """Everything that a sender may ask for beside type and payload; see `KvQueue.send_message`."""
+
+    delay: float | timedelta = 0
+    deliver_at: datetime | None = None
+    backoff_schedule: Sequence[float | timedelta] | None = None
+    keys_if_undelivered: Sequence[Key] = ()
+    idempotency_key: str | None = None
+    ordering_key: str | None = None
+    priority: int = 0
+    headers: Mapping[str, str] | None = None
+
+
+PLAIN: Final = SendOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingMessage:
+    """One of several messages for `KvQueue.send_messages`.
+
+    Args:
+        type: the message type.
+        data: the payload.
+        options: what else is asked for.
+    """
+
+    type: str
+    data: Any = None
+    options: SendOptions = field(default=PLAIN)
+
+
+def prepare(
+    message: OutgoingMessage, settings: KvQueueSettings, handler: Handler | None, now_ms: int
+) -> Send:
+    """Check a message and make it a record to store.
+
+    Args:
+        message: as its sender gave it.
+        settings: the limits.
+        handler: who will take it, where that is this process: a payload that it would not
+            take is refused here, in the request, and not when nobody is there to see it.
+        now_ms: for the limit of `deliver_at`.
+
+    Raises:
+        InvalidOptionError: an option is of the wrong type or outside its limits.
+        InvalidKeyError: one of `keys_if_undelivered` cannot be a key.
+        PayloadError: the payload cannot be encoded, is too large or is not what `handler` takes.
+    """
+    _check_type(message.type)
+    data = encode_payload(message.data, settings.max_payload_bytes)
+    if handler is not None and handler.adapter is not None:
+        decode_payload(data, handler.adapter)
+    if message.options is PLAIN:
+        return Send(message.type, data)
+    return _with_options(message.type, data, message.options, settings, now_ms)
+
+
+def _with_options(
+    message_type: str, data: str, options: SendOptions, settings: KvQueueSettings, now_ms: int
+) -> Send:
+    delay_ms = duration_ms(options.delay, name="Delay", limit_s=MAX_DELAY_S)
+    at_ms = None
+    if options.deliver_at is not None:
+        if delay_ms:
+            msg = (
+                f"delay={options.delay!r} and deliver_at={options.deliver_at!r} are both given. "
+                "Give one of them."
+            )
+            raise InvalidOptionError(msg)
+        at_ms = deliver_at_ms(options.deliver_at, now_ms=now_ms)
+    idempotency = None
+    if options.idempotency_key is not None:
+        idempotency = Idempotency(
+            _name(options.idempotency_key, "idempotency_key"),
+            canonical_digest(data),
+            round(settings.idempotency_window_s * 1000),
+        )
+    return Send(
+        message_type,
+        data,
+        delay_ms,
+        at_ms,
+        _priority(options.priority),
+        None if options.ordering_key is None else _name(options.ordering_key, "ordering_key"),
+        _stored_options(options),
+        idempotency,
+    )
+
+
+def _stored_options(options: SendOptions) -> str | None:
+    schedule = options.backoff_schedule
+    return encode_options(
+        Options(
+            headers=checked_headers(options.headers),
+            backoff_schedule_ms=None if schedule is None else backoff_schedule_ms(schedule),
+            keys_if_undelivered=_keys(options.keys_if_undelivered),
+        )
+    )
+
+
+def _keys(keys: Sequence[Key]) -> tuple[bytes, ...]:
+    if isinstance(keys, str | bytes) or not isinstance(keys, Sequence):
+        msg = (
+            f"keys_if_undelivered is {keys!r:.80}, allowed is a list of keys. "
+            'Write [("failed", order_id)].'
+        )
+        raise InvalidOptionError(msg)
+    if len(keys) > MAX_UNDELIVERED_KEYS:
+        msg = (
+            f"Too many keys_if_undelivered (max {MAX_UNDELIVERED_KEYS}): received {len(keys)}. "
+            "Write one, and let its reader write the others."
+        )
+        raise InvalidOptionError(msg)
+    return tuple(encode_key_for_write(key) for key in keys)
+
+
+@lru_cache(maxsize=4096)
+def _check_type(message_type: str) -> None:
+    problem = type_problem(message_type)
+    if problem:
+        raise InvalidOptionError(problem)
+
+
+def _priority(value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MAX_PRIORITY:
+        msg = (
+            f"priority is {value!r}, allowed is a whole number from -{MAX_PRIORITY} to "
+            f"{MAX_PRIORITY}; higher goes first, 0 is usual."
+        )
+        raise InvalidOptionError(msg)
+    return value
+
+
+def _name(value: str, option: str) -> str:
+    fits = isinstance(value, str) and 1 <= len(value) <= MAX_NAME_CHARACTERS
+    if not fits or not value.isprintable():
+        msg = (
+            f"{option} is {value!r:.80}, allowed are 1 to {MAX_NAME_CHARACTERS} printable "
+            "characters. Use an id or a digest."
+        )
+        raise InvalidOptionError(msg)
+    return value

@@ -1,0 +1,251 @@
+"""The sender's face: `KvQueue`."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import anyio.from_thread
+
+from kvqueue_fastapi.errors import (
+    HandlerError,
+    InvalidOptionError,
+    KvQueueError,
+    QueueFullError,
+)
+from kvqueue_fastapi.handlers.table import Handler
+from kvqueue_fastapi.model import AtomicWrite, Send
+from kvqueue_fastapi.outgoing import PLAIN, Key, OutgoingMessage, SendOptions, prepare
+from kvqueue_fastapi.settings import KvQueueSettings
+from kvqueue_fastapi.store.base import Store
+from kvqueue_fastapi.store.handle import StoreHandle
+
+MAX_MESSAGES: Final = 10_000
+COUNT_AGE_S: Final = 0.1
+"""How old the count may be that `max_pending` is held against."""
+
+
+class KvQueue:
+    """Sends messages that survive a crash.
+
+    A message is on disk when `send_message` returns. It is then handed to one handler at
+    least once, so a handler must bear seeing it twice.
+
+    Ask the container for it: a route with `KvQueueDep`, a service with a parameter annotated
+    `Inject[KvQueue]`.
+
+    Idea: Deno KV queues (docs.deno.com/deploy/kv/queue_overview) and Danet's `KvQueue`.
+    """
+
+    def __init__(self, *, handle: StoreHandle[Handler], settings: KvQueueSettings) -> None:
+        self._handle = handle
+        self._settings = settings
+        self._callbacks: dict[str, Callable[..., Any]] = {}
+        self._pending = _Pending(settings.max_pending)
+
+    async def send_message(  # noqa: PLR0913 because each is an option of its own to its reader
+        self,
+        message_type: str,
+        data: Any = None,
+        *,
+        delay: float | timedelta = 0,
+        deliver_at: datetime | None = None,
+        backoff_schedule: Sequence[float | timedelta] | None = None,
+        keys_if_undelivered: Sequence[Key] = (),
+        idempotency_key: str | None = None,
+        ordering_key: str | None = None,
+        priority: int = 0,
+        headers: Mapping[str, str] | None = None,
+    ) -> int:
+        """Store a message durably.
+
+        A caller that is cancelled while it waits may have sent the message all the same.
+
+        Args:
+            message_type: whose handler is to have it; 1 to 255 characters.
+            data: the payload: a pydantic model, a dataclass, dicts, lists, primitives, None;
+                at most `max_payload_bytes` (65,536) of UTF-8 JSON.
+            delay: 0 to 30 days, in seconds or as a `timedelta`: when it is due, from now.
+            deliver_at: when it is due, with a time zone, at most 30 days ahead; a past time
+                means now. Not together with `delay`.
+            backoff_schedule: how long to wait before each retry, in seconds; at most 20 steps
+                of at most 24 hours. Wins over the handler's and the settings'. [] is no retry.
+            keys_if_undelivered: at most 10 keys under which `{"type": …, "data": …}` is
+                written in the transaction that gives the message up.
+            idempotency_key: within its window (24 hours) the same key of the same type stores
+                nothing and returns the first message's id.
+            ordering_key: messages with the same key are handled one at a time, in the order in
+                which they were sent, whatever their type; a failed one holds its successors
+                back until it is delivered or dead.
+            priority: higher goes first among the messages of its type; 0 is usual.
+            headers: str to str, at most 8 KiB, for `message.headers`.
+
+        Returns:
+            The message's id, once it is on disk.
+
+        Raises:
+            InvalidOptionError: an option is of the wrong type or outside its limits.
+            InvalidKeyError: one of `keys_if_undelivered` cannot be a key.
+            PayloadError: the payload cannot be encoded, or its handler in this process would
+                not take it.
+            PayloadTooLargeError: it is too large.
+            IdempotencyConflictError: the idempotency key belongs to another body.
+            QueueFullError: `max_pending` messages wait.
+            StoreError: the database failed; nothing was stored.
+            KvQueueNotStartedError: the app's lifespan has not run.
+            KvQueueClosedError: it has ended.
+        """
+        store = self._handle.store
+        options = PLAIN
+        # Most messages ask for nothing, and then nothing is checked.
+        if (
+            delay
+            or deliver_at is not None
+            or backoff_schedule is not None
+            or keys_if_undelivered != ()
+            or idempotency_key is not None
+            or ordering_key is not None
+            or priority != 0
+            or headers is not None
+        ):
+            options = SendOptions(
+                delay=delay,
+                deliver_at=deliver_at,
+                backoff_schedule=backoff_schedule,
+                keys_if_undelivered=keys_if_undelivered,
+                idempotency_key=idempotency_key,
+                ordering_key=ordering_key,
+                priority=priority,
+                headers=headers,
+            )
+        send = self._prepare(OutgoingMessage(message_type, data, options))
+        if self._settings.max_pending is not None:
+            await self._pending.refuse_when_full(store)
+        committed = await store.commit(AtomicWrite(sends=(send,)))
+        return committed.message_ids[0]
+
+    async def send_messages(
+        self, messages: Iterable[OutgoingMessage | tuple[str, Any]]
+    ) -> list[int]:
+        """Store many messages in one commit: all of them or none.
+
+        Args:
+            messages: at most 10,000; a pair of type and payload, or an `OutgoingMessage`
+                where there are options.
+
+        Returns:
+            Their ids, in order; [] for none.
+
+        Raises:
+            InvalidOptionError: there are too many, or one is wrong; and as `send_message`.
+        """
+        store = self._handle.store
+        outgoing = [_outgoing(message) for message in messages]
+        if len(outgoing) > MAX_MESSAGES:
+            msg = (
+                f"send_messages takes at most {MAX_MESSAGES} messages: received {len(outgoing)}. "
+                "Send them in several calls."
+            )
+            raise InvalidOptionError(msg)
+        if not outgoing:
+            return []
+        sends = tuple(self._prepare(message) for message in outgoing)
+        if self._settings.max_pending is not None:
+            await self._pending.refuse_when_full(store)
+        return list((await store.commit(AtomicWrite(sends=sends))).message_ids)
+
+    def send_message_sync(self, message_type: str, data: Any = None, **options: Any) -> int:
+        """`send_message` for sync code that FastAPI or the listener runs in a thread.
+
+        This is the one door for `def` routes and `def` handlers. It takes the options of
+        `send_message`, returns the same and raises the same.
+
+        Raises:
+            KvQueueError: it is called anywhere else, such as on the event loop itself.
+        """
+
+        async def send() -> int:
+            return await self.send_message(message_type, data, **options)
+
+        try:
+            anyio.from_thread.check_cancelled()
+        except RuntimeError as error:
+            msg = (
+                "send_message_sync works in `def` routes and `def` handlers, which run in a "
+                "thread of the app. Elsewhere write `await queue.send_message(…)`."
+            )
+            raise KvQueueError(msg) from error
+        return anyio.from_thread.run(send)
+
+    def add_listener(self, message_type: str, callback: Callable[..., Any]) -> None:
+        """Add a handler by hand, before the start.
+
+        Args:
+            message_type: what it handles.
+            callback: a function with the parameters that a handler may have.
+
+        Raises:
+            HandlerError: the queue has started, or the type has a handler by hand already.
+        """
+        if self._handle.is_open:
+            msg = (
+                f"The queue has started, so {message_type!r} cannot get a handler any more. "
+                "Call add_listener before the app starts."
+            )
+            raise HandlerError(msg)
+        if message_type in self._callbacks:
+            msg = f"Type {message_type!r} has a listener already. One type has one handler."
+            raise HandlerError(msg)
+        self._callbacks[message_type] = callback
+
+    @property
+    def callbacks(self) -> Mapping[str, Callable[..., Any]]:
+        """The handlers that were added by hand, by message type."""
+        return self._callbacks
+
+    async def run_until_idle(self) -> int:
+        """Handle what is due, one message after another, in the caller's task.
+
+        For tests and scripts, best with `listen=False`. Messages that become due meanwhile are
+        handled too; delayed ones and retries that are not due are left.
+
+        Returns:
+            How many deliveries there were.
+        """
+        _ = self._handle.store
+        return await self._handle.drain()
+
+    def _prepare(self, message: OutgoingMessage) -> Send:
+        handler = self._handle.handler_of(message.type)
+        now_ms = time.time_ns() // 1_000_000 if message.options.deliver_at else 0
+        return prepare(message, self._settings, handler, now_ms)
+
+
+class _Pending:
+    """The count that `max_pending` is held against: shared by all callers, seldom taken."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit or 0
+        self._count = 0
+        self._counted_at = float("-inf")
+
+    async def refuse_when_full(self, store: Store) -> None:
+        if time.monotonic() - self._counted_at > COUNT_AGE_S:
+            # Stamped first, so that those who come meanwhile do not count as well.
+            self._counted_at = time.monotonic()
+            # To the limit and no further, so that it never costs more than the limit.
+            self._count = await store.count_pending(most=self._limit)
+        if self._count >= self._limit:
+            raise QueueFullError(self._count, self._limit)
+
+
+def _outgoing(message: Any) -> OutgoingMessage:
+    if isinstance(message, OutgoingMessage):
+        return message
+    if isinstance(message, tuple) and len(message) == 2:  # noqa: PLR2004 because it is a pair
+        return OutgoingMessage(message[0], message[1])
+    msg = (
+        f"send_messages received {message!r:.80}, allowed is a pair of type and payload, or "
+        "OutgoingMessage(type, data, SendOptions(…))."
+    )
+    raise InvalidOptionError(msg)

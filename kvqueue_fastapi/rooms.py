@@ -1,0 +1,81 @@
+"""How much more a listener may claim: slots in all, slots of a type, and a little ahead."""
+
+import time
+from collections import Counter
+from typing import Final
+
+from kvqueue_fastapi.handlers.table import Handler, HandlerTable
+from kvqueue_fastapi.settings import KvQueueSettings
+
+AHEAD_S: Final = 0.05
+"""Claims wait for a free slot about this long: handlers that are quick get larger batches."""
+MOST_AHEAD: Final = 4
+"""Times the concurrency: what is claimed ahead at the most."""
+MEASURE_S: Final = 0.1
+
+
+class Rooms:
+    """Counts what is held, and tells what there is room for.
+
+    A listener claims a little more than it has slots, so that the next message is there when a
+    slot gets free. How much is a matter of its pace: as much as it ends in `AHEAD_S`. Types
+    with a limit of their own are never claimed ahead.
+    """
+
+    def __init__(self, table: HandlerTable, settings: KvQueueSettings) -> None:
+        self._table = table
+        self._slots = settings.concurrency
+        self._threads = settings.sync_concurrency
+        self._held = 0
+        self._held_in_threads = 0
+        self._held_of: Counter[str] = Counter()
+        self._ahead = 0
+        self._ended = 0
+        self._measured_at = time.monotonic()
+
+    def limit(self) -> int:
+        """How many to claim now; 0: not worth it yet."""
+        free = self._slots + self._ahead - self._held
+        # Half a batch at least, unless there is nothing else to do meanwhile.
+        return free if free > self._ahead // 2 else 0
+
+    def of(self, message_type: str) -> int:
+        """How many of a type there is room for."""
+        handler = self._table.get(message_type)
+        most = self._slots + self._ahead - self._held
+        if handler is None:
+            return most
+        if handler.concurrency is not None:
+            most = min(most, handler.concurrency - self._held_of[message_type])
+        if not handler.is_async:
+            most = min(most, self._threads - self._held_in_threads)
+        return most
+
+    def take(self, message_type: str) -> None:
+        """A message of this type is held now."""
+        self._count(message_type, 1)
+
+    def give(self, message_type: str) -> None:
+        """A message of this type is held no more."""
+        self._count(message_type, -1)
+        self._ended += 1
+
+    def measure(self) -> None:
+        """Look at the pace, now and then."""
+        now = time.monotonic()
+        if now - self._measured_at >= MEASURE_S:
+            pace = self._ended / (now - self._measured_at)
+            self._ahead = min(int(pace * AHEAD_S), MOST_AHEAD * self._slots)
+            self._ended, self._measured_at = 0, now
+
+    def _count(self, message_type: str, change: int) -> None:
+        self._held += change
+        handler = self._table.get(message_type)
+        if handler is not None and _is_limited(handler):
+            self._held_of[message_type] += change
+            if not handler.is_async:
+                self._held_in_threads += change
+
+
+def _is_limited(handler: Handler) -> bool:
+    return handler.concurrency is not None or not handler.is_async

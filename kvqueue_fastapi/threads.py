@@ -1,0 +1,73 @@
+"""A call in a thread that nobody can cancel, and that may outlive the shutdown."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+from anyio import CapacityLimiter
+
+
+class ThreadCall:
+    """Runs a function in a worker thread.
+
+    A thread cannot be cancelled. When the one who waits for it is cancelled, the call goes
+    on, and the thread itself says how it ended.
+
+    Args:
+        function: what to run.
+        late: called in the thread, with its error or None, when nobody waits any more.
+    """
+
+    def __init__(
+        self, function: Callable[[], Any], late: Callable[[BaseException | None], None]
+    ) -> None:
+        self._function = function
+        self._late = late
+        self._lock = threading.Lock()
+        self._started = False
+        self._ended = False
+        self._abandoned = False
+        self._error: BaseException | None = None
+
+    async def run(self, limiter: CapacityLimiter) -> bool:
+        """Run it and wait.
+
+        Returns:
+            True: it has returned. False: this task was cancelled while the thread goes on, and
+            `late` will be called.
+
+        Raises:
+            BaseException: what the function raised.
+        """
+        try:
+            await anyio.to_thread.run_sync(self._work, abandon_on_cancel=True, limiter=limiter)
+        except BaseException:
+            if self._abandon():
+                return False
+            if not self._started:
+                raise
+        if self._error is not None:
+            raise self._error
+        return True
+
+    def _work(self) -> None:
+        with self._lock:
+            if self._abandoned:
+                return
+            self._started = True
+        try:
+            self._function()
+        except BaseException as error:  # noqa: BLE001 because it belongs to whoever waits
+            self._error = error
+        with self._lock:
+            self._ended = True
+            abandoned = self._abandoned
+        if abandoned:
+            self._late(self._error)
+
+    def _abandon(self) -> bool:
+        """Wait no more. Returns whether the thread runs on."""
+        with self._lock:
+            self._abandoned = True
+            return self._started and not self._ended

@@ -1,0 +1,79 @@
+"""Which message types a listener asks for next, so that every type has its turn."""
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from kvqueue_fastapi.model import Wanted
+from kvqueue_fastapi.store.base import MAX_WANTED, Store
+
+PAGE: Final = 256
+"""How many types with something to claim are looked at in one go."""
+
+
+class Turn(NamedTuple):
+    """What to ask for in one claim.
+
+    Attributes:
+        wanted: at most 16 types with room.
+        full: whether a type was left out because it has no room.
+        last: whether every type has had its turn now.
+    """
+
+    wanted: list[Wanted]
+    full: bool
+    last: bool
+
+
+class Turns:
+    """Takes types in turns.
+
+    A few types are simply asked for, in rotation. Where there are many, or where any type at
+    all is taken, those that have something to claim are looked up, page by page.
+
+    Args:
+        store: to look types up in.
+        types: what this process handles.
+        any_type: whether it takes types that it has no handler for, too.
+    """
+
+    def __init__(self, store: Store, types: tuple[str, ...], *, any_type: bool) -> None:
+        self._store = store
+        self._types = types
+        self._handled = frozenset(types)
+        self._any_type = any_type
+        self._looks_up = any_type or len(types) > MAX_WANTED
+        self._first = 0
+        self._after = ""
+
+    async def next(self, room_of: Callable[[str], int]) -> Turn:
+        """Choose the types for one claim.
+
+        Args:
+            room_of: how many more of a type may be claimed now.
+        """
+        if self._looks_up:
+            return await self._look_up(room_of)
+        self._first += 1
+        start = self._first % max(1, len(self._types))
+        rooms = [Wanted(k, room_of(k)) for k in self._types[start:] + self._types[:start]]
+        wanted = [one for one in rooms if one.room > 0]
+        return Turn(wanted, full=len(wanted) < len(rooms), last=True)
+
+    async def _look_up(self, room_of: Callable[[str], int]) -> Turn:
+        page = await self._store.ready_types(after=self._after, limit=PAGE)
+        self._after = page[-1] if len(page) == PAGE else ""
+        wanted: list[Wanted] = []
+        full = False
+        for kind in page:
+            if not (self._any_type or kind in self._handled):
+                continue
+            room = room_of(kind)
+            if room <= 0:
+                full = True
+                continue
+            wanted.append(Wanted(kind, room))
+            if len(wanted) == MAX_WANTED and kind != page[-1]:
+                # The next turn goes on behind the last type of this one.
+                self._after = kind
+                break
+        return Turn(wanted, full, last=not self._after)
