@@ -2,8 +2,8 @@
 
 import base64
 import binascii
-from collections.abc import Iterator, Sequence
-from typing import Final, TypeVar, overload
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any, Final, TypeVar, overload
 
 from kvqueue_fastapi.errors import InvalidOptionError, KvQueueError
 from kvqueue_fastapi.handlers.table import Handler
@@ -149,7 +149,7 @@ class KvQueueAdmin:
         """The processes that listen, the oldest first."""
         return await self._handle.admin.listeners()
 
-    async def _dead_slices(self, message_type: str):  # noqa: ANN202
+    async def _dead_slices(self, message_type: str) -> AsyncIterator[list[int]]:
         after = 0
         while ids := await self._handle.admin.dead_ids(message_type, after=after, limit=SLICE):
             after = ids[-1]
@@ -179,12 +179,12 @@ def _after(cursor: str | None) -> int:
     return after
 
 
-def _more(limit: int) -> int:
+def _more(limit: Any) -> int:
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_LIMIT:
         msg = f"limit is {limit!r}, allowed is 1 to {MAX_LIMIT}. Page with next_cursor."
         raise InvalidOptionError(msg)
     # One more than is shown tells whether there is a next page.
-    return limit + 1
+    return int(limit) + 1
 
 
 def _state(state: State | str | None) -> State | None:

@@ -1,5 +1,6 @@
 """What routes ask for: `KvQueueDep`, `Injected`."""
 
+from collections.abc import Awaitable, Callable
 from functools import cache
 from typing import Annotated, Any
 
@@ -28,27 +29,30 @@ KvQueueDep = Annotated[KvQueue, Depends(get_kv_queue)]
 """A route's parameter: `queue: KvQueueDep`."""
 
 
-def Injected(interface: type[Any]) -> Any:  # noqa: N802 because it stands where Depends does
-    """Give a route what the container has: `service: Annotated[Shop, Injected(Shop)]`.
+def Injected(interface: Any) -> Any:  # noqa: N802 because it stands where Depends does
+    """Have the container give a route something.
 
     The same interface always gives the same dependency, so that it can be replaced in tests:
     `app.dependency_overrides[Injected(Shop).dependency]`; for `KvQueue` that is `get_kv_queue`.
 
+    Example:
+        async def route(shop: Annotated[Shop, Injected(Shop)]) -> None: ...
+
     Args:
         interface: what the container is asked for, at each request.
     """
-    return _dependency(interface)
+    return Depends(_resolver(interface))
 
 
 @cache
-def _dependency(interface: type[Any]) -> Any:
+def _resolver(interface: Any) -> Callable[[HTTPConnection], Awaitable[Any]]:
     if interface is KvQueue:
-        return Depends(get_kv_queue)
+        return get_kv_queue
 
     async def resolve(connection: HTTPConnection) -> Any:
         return _runtime(connection).injector.get(interface)
 
-    return Depends(resolve)
+    return resolve
 
 
 def _runtime(connection: HTTPConnection) -> Runtime:

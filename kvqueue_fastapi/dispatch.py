@@ -108,8 +108,9 @@ class Dispatcher:
     async def _run_in_time(
         self, handler: Handler, timeout_s: float, payload: Any, message: Message[Any]
     ) -> None:
+        limit = asyncio.timeout(timeout_s)
         try:
-            async with asyncio.timeout(timeout_s) as limit:
+            async with limit:
                 await handler.call(payload, message, self._table.resolve)
         except TimeoutError as error:
             if limit.expired():

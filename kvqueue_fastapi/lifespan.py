@@ -1,12 +1,12 @@
 """Opens the store, starts the listener, drains, closes: beside the app or without one."""
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from injector import Injector
-from starlette.types import ASGIApp
+from starlette.types import Lifespan
 
 from kvqueue_fastapi.admin import KvQueueAdmin
 from kvqueue_fastapi.drain import Drain
@@ -22,8 +22,6 @@ log = logging.getLogger("kvqueue_fastapi")
 
 STATE_KEY: Final = "kvqueue"
 """Where a connection's state has the `Runtime`."""
-
-Lifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any] | None]]
 
 
 class Runtime:
@@ -47,7 +45,7 @@ class Runtime:
         self._consumers = tuple(consumers)
 
     @asynccontextmanager
-    async def opened(self) -> AsyncIterator[None]:
+    async def opened(self) -> AsyncGenerator[None]:
         """Open the store; close it at the end."""
         store = await open_store(self._settings.url, self._settings)
         try:
@@ -62,7 +60,7 @@ class Runtime:
             await self._close(store)
 
     @asynccontextmanager
-    async def listening(self) -> AsyncIterator[None]:
+    async def listening(self) -> AsyncGenerator[None]:
         """Find the handlers and, if this process listens, run them; drain at the end."""
         table = await collect_handlers(self.injector, self._consumers, self.queue.callbacks)
         store = self._handle.store
@@ -92,7 +90,7 @@ class Runtime:
             log.exception("The store could not be closed cleanly; what was stored is safe")
 
 
-def around(runtime: Runtime, users: Lifespan) -> Lifespan:
+def around(runtime: Runtime, users: Lifespan[Any]) -> Lifespan[Any]:
     """Put a queue's life around and inside that of an app.
 
     The order is: the store opens, the user's start-up, the listener starts, the app serves,
@@ -101,7 +99,7 @@ def around(runtime: Runtime, users: Lifespan) -> Lifespan:
     """
 
     @asynccontextmanager
-    async def lifespan(app: ASGIApp) -> AsyncIterator[Mapping[str, Any]]:
+    async def lifespan(app: Any) -> AsyncGenerator[Mapping[str, Any]]:
         async with runtime.opened(), users(app) as state, runtime.listening():
             yield {**(state or {}), STATE_KEY: runtime}
 

@@ -180,9 +180,7 @@ class Listener:
             claim = holds.popleft().claim
             self._end(
                 claim,
-                Settlement(
-                    claim.id, claim.token, Outcome.RELEASE, ordering_key=claim.ordering_key
-                ),
+                Settlement(claim.id, claim.token, Outcome.RELEASE, ordering_key=claim.ordering_key),
             )
 
     # --- handling ---

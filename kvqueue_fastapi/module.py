@@ -1,6 +1,6 @@
 """The injector module: binds the queue, and installs it in an app."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -44,11 +44,8 @@ class KvQueueModule(Module):
     ) -> None:
         given = {"url": url, "listen": listen}
         chosen = {name: value for name, value in given.items() if value is not None}
-        if settings is None:
-            self._settings = KvQueueSettings(**chosen)  # type: ignore[arg-type] # pydantic checks
-        else:
-            checked = {**settings.model_dump(), **chosen}
-            self._settings = KvQueueSettings(**checked)
+        base = {} if settings is None else settings.model_dump()
+        self._settings = KvQueueSettings.model_validate({**base, **chosen})
         self._consumers = _listed(consumers)
         self._injector: Injector | None = None
 
@@ -88,7 +85,7 @@ class KvQueueModule(Module):
         app.router.lifespan_context = around(runtime, app.router.lifespan_context)
 
     @asynccontextmanager
-    async def running(self, injector: Injector | None = None) -> AsyncIterator[KvQueue]:
+    async def running(self, injector: Injector | None = None) -> AsyncGenerator[KvQueue]:
         """Run the queue without an app: workers, scripts, tests.
 
         Args:

@@ -128,7 +128,7 @@ def _stored_options(options: SendOptions) -> str | None:
     )
 
 
-def _keys(keys: Sequence[Key]) -> tuple[bytes, ...]:
+def _keys(keys: Any) -> tuple[bytes, ...]:
     if isinstance(keys, str | bytes) or not isinstance(keys, Sequence):
         msg = (
             f"keys_if_undelivered is {keys!r:.80}, allowed is a list of keys. "
@@ -151,7 +151,7 @@ def _check_type(message_type: str) -> None:
         raise InvalidOptionError(problem)
 
 
-def _priority(value: int) -> int:
+def _priority(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MAX_PRIORITY:
         msg = (
             f"priority is {value!r}, allowed is a whole number from -{MAX_PRIORITY} to "
@@ -161,9 +161,12 @@ def _priority(value: int) -> int:
     return value
 
 
-def _name(value: str, option: str) -> str:
-    fits = isinstance(value, str) and 1 <= len(value) <= MAX_NAME_CHARACTERS
-    if not fits or not value.isprintable():
+def _name(value: object, option: str) -> str:
+    if (
+        not isinstance(value, str)
+        or not 1 <= len(value) <= MAX_NAME_CHARACTERS
+        or not value.isprintable()
+    ):
         msg = (
             f"{option} is {value!r:.80}, allowed are 1 to {MAX_NAME_CHARACTERS} printable "
             "characters. Use an id or a digest."

@@ -43,7 +43,7 @@ class KvQueue:
         self._callbacks: dict[str, Callable[..., Any]] = {}
         self._pending = _Pending(settings.max_pending)
 
-    async def send_message(  # noqa: PLR0913 because each is an option of its own to its reader
+    async def send_message(
         self,
         message_type: str,
         data: Any = None,

@@ -17,9 +17,9 @@ from injector import (
     singleton,
 )
 
+from kvqueue_fastapi.errors import HandlerError
 from kvqueue_fastapi.handlers.consumers import collect_handlers, contribute_consumers
 from kvqueue_fastapi.handlers.decorator import on_queue_message
-from kvqueue_fastapi.errors import HandlerError
 from kvqueue_fastapi.handlers.table import HandlerTable
 from kvqueue_fastapi.message import Hold, Message
 from kvqueue_fastapi.model import Claim

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from kvqueue_fastapi.handlers.decorator import on_queue_message
 from kvqueue_fastapi.errors import HandlerError
+from kvqueue_fastapi.handlers.decorator import on_queue_message
 from kvqueue_fastapi.handlers.marks import Mark, marks_of
 
 

@@ -4,8 +4,8 @@ from typing import Any, Protocol
 
 import pytest
 
-from kvqueue_fastapi.handlers.decorator import on_queue_message
 from kvqueue_fastapi.errors import HandlerError
+from kvqueue_fastapi.handlers.decorator import on_queue_message
 from kvqueue_fastapi.handlers.marks import decorated_names, marked_methods, unregistered
 
 

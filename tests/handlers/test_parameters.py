@@ -9,9 +9,9 @@ from injector import Inject, inject
 from pydantic import BaseModel, Field, ValidationError
 
 from kvqueue_fastapi.errors import HandlerError
+from kvqueue_fastapi.handlers.parameters import plan_parameters
 from kvqueue_fastapi.handlers.table import Default, Given, Injected, Parameters
 from kvqueue_fastapi.message import Message
-from kvqueue_fastapi.handlers.parameters import plan_parameters
 
 if TYPE_CHECKING:
     from elsewhere import Unseen

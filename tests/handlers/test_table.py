@@ -7,11 +7,11 @@ from injector import Inject
 from pydantic import BaseModel
 
 from kvqueue_fastapi.errors import HandlerError
-from kvqueue_fastapi.handlers.table import Handler, HandlerTable, bind_handler
 from kvqueue_fastapi.handlers.marks import Mark
+from kvqueue_fastapi.handlers.parameters import plan_parameters
+from kvqueue_fastapi.handlers.table import Handler, HandlerTable, bind_handler
 from kvqueue_fastapi.message import Hold, Message
 from kvqueue_fastapi.model import Claim
-from kvqueue_fastapi.handlers.parameters import plan_parameters
 
 
 class Order(BaseModel):

@@ -17,9 +17,9 @@ from injector import (
     singleton,
 )
 
+from kvqueue_fastapi.errors import HandlerError
 from kvqueue_fastapi.handlers.consumers import collect_handlers
 from kvqueue_fastapi.handlers.decorator import on_queue_message
-from kvqueue_fastapi.errors import HandlerError
 
 
 class Session: ...

@@ -113,7 +113,7 @@ class Batch:
     def _write(self, connection: sqlite3.Connection, write: AtomicWrite, now_ms: int) -> Any:
         connection.execute(sql.SAVEPOINT)
         try:
-            answer = _write_all(connection, write, now_ms)
+            answer: Any = _write_all(connection, write, now_ms)
         except KvQueueError as error:
             connection.execute(sql.SAVEPOINT_ROLLBACK)
             answer = error

@@ -21,9 +21,7 @@ def claim(
     steady_ms: int,
 ) -> Claimed:
     """Take what is due. Returns the quarantined one first, then the others as they take turns."""
-    due_ms, any_quarantined = make_ready(
-        connection, undertaker, now_ms=now_ms, steady_ms=steady_ms
-    )
+    due_ms, any_quarantined = make_ready(connection, undertaker, now_ms=now_ms, steady_ms=steady_ms)
     taken: list[Claim] = []
     if any_quarantined and request.quarantined:
         taken += _take(connection, sql.PICK_QUARANTINED, request, steady_ms, limit=1)

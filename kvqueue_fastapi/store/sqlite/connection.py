@@ -4,7 +4,7 @@ import contextlib
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Final, TypeVar
 
 from kvqueue_fastapi.errors import StoreBusyError, StoreError
@@ -98,7 +98,7 @@ def patiently(attempt: Callable[[], R], patience_s: float) -> R:
 
 
 @contextlib.contextmanager
-def write_transaction(connection: sqlite3.Connection, patience_s: float) -> Iterator[None]:
+def write_transaction(connection: sqlite3.Connection, patience_s: float) -> Generator[None]:
     """All of the block in one transaction, or nothing."""
     patiently(lambda: connection.execute(BEGIN), patience_s)
     try:
@@ -112,7 +112,7 @@ def write_transaction(connection: sqlite3.Connection, patience_s: float) -> Iter
 
 def _prepare(connection: sqlite3.Connection, synchronous: str, patience_s: float) -> None:
     # Bytes that are no UTF-8 in one row that a foreign program wrote must not stop a claim.
-    connection.text_factory = _text
+    connection.text_factory = text
     patiently(lambda: connection.execute("PRAGMA auto_vacuum = INCREMENTAL"), patience_s)
     # This one ignores the busy timeout, which fails cold starts of several workers.
     patiently(lambda: connection.execute("PRAGMA journal_mode = WAL"), patience_s)
@@ -121,7 +121,8 @@ def _prepare(connection: sqlite3.Connection, synchronous: str, patience_s: float
     connection.execute("PRAGMA trusted_schema = OFF")
 
 
-def _text(raw: bytes) -> str:
+def text(raw: bytes) -> str:
+    """Read stored text; what is no UTF-8 in it is replaced."""
     return raw.decode("utf-8", "replace")
 
 

@@ -5,17 +5,17 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kvqueue_fastapi.model import AtomicWrite, Claimed, Committed, Settlement, Wanted
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.base import ClaimRequest, Clock, Request, SettleRequest
-from kvqueue_fastapi.store.sqlite import leases
 from kvqueue_fastapi.store.sqlite import statements as sql
 from kvqueue_fastapi.store.sqlite.admin import SqliteAdmin
 from kvqueue_fastapi.store.sqlite.batch import Batch
 from kvqueue_fastapi.store.sqlite.connection import connect, store_error, write_transaction
 from kvqueue_fastapi.store.sqlite.database_thread import DatabaseThread
+from kvqueue_fastapi.store.sqlite.leases import Undertaker, extend
 from kvqueue_fastapi.store.sqlite.listeners import Listeners
 from kvqueue_fastapi.store.sqlite.location import MEMORY, path_of, refuse_network
 from kvqueue_fastapi.store.sqlite.reader import FileReader, Reader, ThreadReader
@@ -47,7 +47,7 @@ class SqliteStore:
         self._retention_ms = round(settings.dead_letter_retention_s * 1000)
         # Beyond a third of the lease, waiting for a lock would cost us our leases.
         self._patience_s = settings.lease_s / 3
-        undertaker = leases.Undertaker(settings.max_crashes)
+        undertaker = Undertaker(settings.max_crashes)
         self._batch = Batch(clock, undertaker, path, self._patience_s)
         self._listeners = Listeners(path, clock, undertaker, self._patience_s)
         self._thread = DatabaseThread(
@@ -91,11 +91,13 @@ class SqliteStore:
     async def commit(self, write: AtomicWrite) -> Committed:
         """Write all of it durably, or nothing."""
         size_bytes = sum(len(send.data) for send in write.sends)
-        return await self._writer.submit(write, size_bytes)
+        answer: Committed = await self._writer.submit(write, size_bytes)
+        return answer
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         """End claims, each by itself. Returns, in order, whether the lease still held."""
-        return await self._writer.submit(SettleRequest(settlements))
+        held: list[bool] = await self._writer.submit(SettleRequest(settlements))
+        return held
 
     async def claim(
         self,
@@ -108,19 +110,16 @@ class SqliteStore:
     ) -> Claimed:
         """Take what is due, types taking turns; see `ClaimRequest`."""
         request = ClaimRequest(wanted, limit, listener_id, lease_ms, quarantined)
-        return await self._writer.submit(request)
+        claimed: Claimed = await self._writer.submit(request)
+        return claimed
 
     async def ready_types(self, *, after: str, limit: int) -> list[str]:
         """Types with something to claim, in order, beginning behind `after`."""
-        return await self._run(
-            lambda connection: self._batch.ready_types(connection, after, limit)
-        )
+        return await self._run(lambda connection: self._batch.ready_types(connection, after, limit))
 
     async def listened_types(self) -> frozenset[str]:
         """Types that some listening process handles."""
-        return frozenset(
-            kind for row in await self._fetch(sql.LISTENED_TYPES, {}) for kind in row
-        )
+        return frozenset(kind for row in await self._fetch(sql.LISTENED_TYPES, {}) for kind in row)
 
     async def paused_types(self) -> frozenset[str]:
         """Types that nobody may claim now."""
@@ -128,7 +127,8 @@ class SqliteStore:
 
     async def count_pending(self, *, most: int) -> int:
         """How many messages wait, counted to about `most`."""
-        return (await self._fetch(sql.COUNT_PENDING, {"most": most}))[0][0]
+        rows = await self._fetch(sql.COUNT_PENDING, {"most": most})
+        return int(rows[0][0])
 
     def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
         """Call `wake` on the event loop when something may have become claimable."""
@@ -159,12 +159,12 @@ class SqliteStore:
         held: list[bool] = answer
         return held
 
-    def extend(self, held: Sequence[tuple[int, int]], lease_ms: int) -> frozenset[int]:
+    def extend(self, leases: Sequence[tuple[int, int]], lease_ms: int) -> frozenset[int]:
         """Prolong leases, given as pairs of message id and token. Returns the ids of the lost."""
 
         def work(connection: sqlite3.Connection) -> frozenset[int]:
             with write_transaction(connection, self._patience_s):
-                return leases.extend(connection, held, self._clock.steady_ms() + lease_ms)
+                return extend(connection, leases, self._clock.steady_ms() + lease_ms)
 
         return self._call(work)
 
@@ -223,7 +223,7 @@ class SqliteStore:
         self._wake()
         return result
 
-    async def _fetch(self, statement: str, names: dict[str, object]) -> list[tuple[object, ...]]:
+    async def _fetch(self, statement: str, names: dict[str, object]) -> list[Any]:
         return await self._run(lambda connection: connection.execute(statement, names).fetchall())
 
     async def _run(self, work: Callable[[sqlite3.Connection], R]) -> R:

@@ -16,7 +16,7 @@ SLICE: Final = 1_000
 
 def new_token() -> int:
     """A number that no other claim has; 0 is nobody's."""
-    return random.getrandbits(53) + 1  # noqa: S311 because a fence is no secret
+    return random.getrandbits(53) + 1
 
 
 def extend(

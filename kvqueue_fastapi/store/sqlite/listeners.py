@@ -6,6 +6,7 @@ import random
 import socket
 import sqlite3
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, TypeVar
 
 from kvqueue_fastapi.store.base import Clock
@@ -35,7 +36,7 @@ class Listeners:
 
     def enter(self, connection: sqlite3.Connection, types: Sequence[str]) -> int:
         """Show a mark of life, then say that this process listens. Returns the listener's id."""
-        listener_id = random.getrandbits(62) + 1  # noqa: S311 because it is a name, not a secret
+        listener_id = random.getrandbits(62) + 1
         presence = self._show(listener_id)
         with write_transaction(connection, self._patience_s):
             connection.execute(
@@ -73,7 +74,7 @@ class Listeners:
         freed = 0
         for listener_id, boot in rows:
             if listener_id not in self._present and self._is_dead(listener_id, boot):
-                freed += free(lambda connection, dead=listener_id: self._free(connection, dead))
+                freed += free(partial(self._free, listener_id=listener_id))
                 forget(self._path, listener_id)
         return freed
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import aiosqlite
 
-from kvqueue_fastapi.store.sqlite.connection import store_error
+from kvqueue_fastapi.store.sqlite.connection import store_error, text
 from kvqueue_fastapi.store.sqlite.database_thread import DatabaseThread
 
 Rows = Iterable[Any]
@@ -38,7 +38,7 @@ class FileReader:
         connection = await aiosqlite.connect(
             Path(path).as_uri() + "?mode=rw", uri=True, isolation_level=None, timeout=5
         )
-        connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+        connection.text_factory = text
         await connection.execute_fetchall("PRAGMA query_only = ON")
         return cls(connection, path)
 

@@ -1,0 +1,61 @@
+"""What the tests of an app need: a queue that only records, and a way to wait for the real one."""
+
+from typing import Any, NamedTuple
+
+from fastapi.testclient import TestClient
+
+from kvqueue_fastapi.errors import NotInstalledError
+from kvqueue_fastapi.handlers.table import Handler
+from kvqueue_fastapi.lifespan import STATE_KEY
+from kvqueue_fastapi.queue import KvQueue
+from kvqueue_fastapi.settings import KvQueueSettings
+from kvqueue_fastapi.store.handle import StoreHandle
+
+
+class Sent(NamedTuple):
+    """A message that a `RecordingKvQueue` was given."""
+
+    type: str
+    data: Any
+    options: dict[str, Any]
+
+
+class RecordingKvQueue(KvQueue):
+    """Takes messages and keeps them in a list instead of a store.
+
+    Example:
+        recorded = RecordingKvQueue()
+        app.dependency_overrides[get_kv_queue] = lambda: recorded
+
+    Attributes:
+        sent: what was sent, in order.
+    """
+
+    def __init__(self) -> None:
+        handle: StoreHandle[Handler] = StoreHandle()
+        super().__init__(handle=handle, settings=KvQueueSettings())
+        self.sent: list[Sent] = []
+
+    async def send_message(self, message_type: str, data: Any = None, **options: Any) -> int:
+        """Record a message. Returns its place in `sent`, from 1."""
+        self.sent.append(Sent(message_type, data, options))
+        return len(self.sent)
+
+
+def drain(client: TestClient) -> int:
+    """Handle what is due in the app of a test client that is entered with `with`.
+
+    The app's module is best made with `listen=False`, so that nothing else handles messages.
+
+    Returns:
+        How many deliveries there were.
+
+    Raises:
+        NotInstalledError: the app has no queue.
+    """
+    runtime = getattr(getattr(client.app, "state", None), STATE_KEY, None)
+    if runtime is None or client.portal is None:
+        msg = "drain needs an app with a queue, and its client inside `with TestClient(app)`."
+        raise NotInstalledError(msg)
+    deliveries: int = client.portal.call(runtime.queue.run_until_idle)
+    return deliveries
