@@ -62,11 +62,14 @@ class Runtime:
     @asynccontextmanager
     async def listening(self) -> AsyncGenerator[None]:
         """Find the handlers and, if this process listens, run them; drain at the end."""
-        table = await collect_handlers(self.injector, self._consumers, self.queue.callbacks)
+        listens = self._settings.listen
+        table = await collect_handlers(
+            self.injector, self._consumers, self.queue.callbacks, warn=listens
+        )
         store = self._handle.store
         self._handle.handler_of = table.get
         self._handle.drain = Drain(store, table, self._settings).run
-        if not self._settings.listen:
+        if not listens:
             yield
             return
         listener = Listener(store, table, self._settings)

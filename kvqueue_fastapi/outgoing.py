@@ -1,5 +1,6 @@
 """A message on its way in: what the sender asked for, checked, as a record to store."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -60,33 +61,38 @@ class OutgoingMessage:
 
 
 def prepare(
-    message: OutgoingMessage, settings: KvQueueSettings, handler: Handler | None, now_ms: int
+    message_type: str,
+    data: Any,
+    options: SendOptions,
+    settings: KvQueueSettings,
+    handler: Handler | None,
 ) -> Send:
     """Check a message and make it a record to store.
 
     Args:
-        message: as its sender gave it.
+        message_type: as its sender gave it, like the next two.
+        data: the payload.
+        options: `PLAIN` where nothing is asked for.
         settings: the limits.
         handler: who will take it, where that is this process: a payload that it would not
             take is refused here, in the request, and not when nobody is there to see it.
-        now_ms: for the limit of `deliver_at`.
 
     Raises:
         InvalidOptionError: an option is of the wrong type or outside its limits.
         InvalidKeyError: one of `keys_if_undelivered` cannot be a key.
         PayloadError: the payload cannot be encoded, is too large or is not what `handler` takes.
     """
-    _check_type(message.type)
-    data = encode_payload(message.data, settings.max_payload_bytes)
-    if handler is not None and handler.adapter is not None:
-        decode_payload(data, handler.adapter)
-    if message.options is PLAIN:
-        return Send(message.type, data)
-    return _with_options(message.type, data, message.options, settings, now_ms)
+    _check_type(message_type)
+    text = encode_payload(data, settings.max_payload_bytes)
+    if handler is not None and handler.parameters.adapter is not None:
+        decode_payload(text, handler.parameters.adapter)
+    if options is PLAIN:
+        return Send(message_type, text)
+    return _with_options(message_type, text, options, settings)
 
 
 def _with_options(
-    message_type: str, data: str, options: SendOptions, settings: KvQueueSettings, now_ms: int
+    message_type: str, data: str, options: SendOptions, settings: KvQueueSettings
 ) -> Send:
     delay_ms = duration_ms(options.delay, name="Delay", limit_s=MAX_DELAY_S)
     at_ms = None
@@ -97,7 +103,8 @@ def _with_options(
                 "Give one of them."
             )
             raise InvalidOptionError(msg)
-        at_ms = deliver_at_ms(options.deliver_at, now_ms=now_ms)
+        # By this process's clock, because the limit is against typing errors only.
+        at_ms = deliver_at_ms(options.deliver_at, now_ms=time.time_ns() // 1_000_000)
     idempotency = None
     if options.idempotency_key is not None:
         idempotency = Idempotency(

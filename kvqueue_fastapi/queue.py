@@ -118,7 +118,7 @@ class KvQueue:
                 priority=priority,
                 headers=headers,
             )
-        send = self._prepare(OutgoingMessage(message_type, data, options))
+        send = self._prepare(message_type, data, options)
         if self._settings.max_pending is not None:
             await self._pending.refuse_when_full(store)
         committed = await store.commit(AtomicWrite(sends=(send,)))
@@ -149,7 +149,7 @@ class KvQueue:
             raise InvalidOptionError(msg)
         if not outgoing:
             return []
-        sends = tuple(self._prepare(message) for message in outgoing)
+        sends = tuple(self._prepare(one.type, one.data, one.options) for one in outgoing)
         if self._settings.max_pending is not None:
             await self._pending.refuse_when_full(store)
         return list((await store.commit(AtomicWrite(sends=sends))).message_ids)
@@ -215,10 +215,9 @@ class KvQueue:
         _ = self._handle.store
         return await self._handle.drain()
 
-    def _prepare(self, message: OutgoingMessage) -> Send:
-        handler = self._handle.handler_of(message.type)
-        now_ms = time.time_ns() // 1_000_000 if message.options.deliver_at else 0
-        return prepare(message, self._settings, handler, now_ms)
+    def _prepare(self, message_type: str, data: Any, options: SendOptions) -> Send:
+        handler = self._handle.handler_of(message_type)
+        return prepare(message_type, data, options, self._settings, handler)
 
 
 class _Pending:

@@ -59,6 +59,8 @@ async def collect_handlers(
     injector: Injector,
     consumers: Iterable[Any] = (),
     callbacks: Mapping[str, Callable[..., Any]] | None = None,
+    *,
+    warn: bool = True,
 ) -> HandlerTable:
     """Find every consumer, have the container make it once, and plan its handlers.
 
@@ -74,6 +76,7 @@ async def collect_handlers(
         injector: the app's container.
         consumers: classes, interfaces that are bound to classes, and decorated functions.
         callbacks: functions that were added by hand, by message type.
+        warn: False: this process leaves handling to others, so nothing is missing here.
 
     Raises:
         HandlerError: something cannot be made or called, or two handlers take one type. Stops
@@ -90,7 +93,7 @@ async def collect_handlers(
         await collection.add_consumer(key, listed=key in listed)
     for message_type, callback in (callbacks or {}).items():
         await collection.add_callback(message_type, callback)
-    for name in unregistered(collection.names):
+    for name in unregistered(collection.names) if warn else ():
         log.warning(
             "%s is decorated with @on_queue_message, but no consumer brings it: its messages "
             "wait. Put its class, or the function, into consumers=[…].",

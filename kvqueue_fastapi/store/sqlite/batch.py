@@ -147,13 +147,11 @@ class _PlainSends:
 
 
 def _is_plain(write: AtomicWrite) -> bool:
-    return (
-        not write.checks
-        and not write.mutations
-        and not write.settlements
-        and bool(write.sends)
-        and all(send.idempotency is None for send in write.sends)
-    )
+    if write.checks or write.mutations or write.settlements or not write.sends:
+        return False
+    if len(write.sends) == 1:
+        return write.sends[0].idempotency is None
+    return all(send.idempotency is None for send in write.sends)
 
 
 def _write_all(connection: sqlite3.Connection, write: AtomicWrite, now_ms: int) -> Committed:
