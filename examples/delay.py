@@ -5,37 +5,37 @@ Both are on disk at once, so a restart forgets no reminder.
 
 import asyncio
 import tempfile
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
 from kvqueue_fastapi import KvQueueModule, Message, on_queue_message
+
+done = asyncio.Semaphore(0)
 
 
 class Reminder(BaseModel):
     text: str
 
 
-class Reminders:
-    def __init__(self) -> None:
-        self.began = time.monotonic()
-        self.seen = 0
-
-    @on_queue_message("reminder")
-    async def remind(self, reminder: Reminder, message: Message) -> None:
-        self.seen += 1
-        print(f"after {time.monotonic() - self.began:.1f} s, message {message.id}: {reminder.text}")
+@on_queue_message("reminder")
+async def remind(reminder: Reminder, message: Message[Any]) -> None:
+    waited = datetime.now(UTC) - message.sent_at
+    print(f"{waited.total_seconds():.1f} s after it was sent: {reminder.text}")
+    done.release()
 
 
 async def main(url: str) -> None:
-    reminders = Reminders()
-    queue_module = KvQueueModule(url)
-    # An object that exists already brings its handlers one by one.
+    queue_module = KvQueueModule(url, consumers=[remind])
     async with queue_module.running() as queue:
-        pass
-    print(reminders, queue)
+        in_two = datetime.now(UTC) + timedelta(seconds=2)
+        await queue.send_message("reminder", Reminder(text="take the tea off"), deliver_at=in_two)
+        await queue.send_message("reminder", Reminder(text="pour the water"), delay=1)
+        await queue.send_message("reminder", Reminder(text="boil the water"))
+        for _ in range(3):
+            await done.acquire()
 
 
 if __name__ == "__main__":

@@ -59,6 +59,10 @@ class Drain:
         if settlement is not None:
             await self._store.settle([settlement])
         del holds[claim.id]
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            # The dispatcher has given the message back; the caller still wants to stop.
+            raise asyncio.CancelledError
 
     def _settle_late(self, hold: Hold, settlement: Settlement) -> None:
         try:

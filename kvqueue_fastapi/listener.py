@@ -83,7 +83,8 @@ class Listener:
         self._unsubscribe()
         self._wake.set()
         claiming, settling = self._loops
-        await claiming
+        # Not for ever: a claim may be waiting for a database that another program has locked.
+        await asyncio.wait([claiming], timeout=CANCEL_S)
         self._give_back(self._waiting)
         await self._drain()
         self._settler.finish()
@@ -238,8 +239,9 @@ class Listener:
             )
 
     def _leave(self) -> None:
-        if self._lingering:
-            # The last thread that goes on leaves in our place.
+        if self._lingering or self._running:
+            # What goes on keeps its lease; the last thread leaves in our place, or the end of
+            # the process does.
             self._store.retain()
         else:
             self._keeper.stop()

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from kvqueue_fastapi.errors import KvQueueError
 from kvqueue_fastapi.message import Hold
 from kvqueue_fastapi.model import Outcome, Settlement
 from kvqueue_fastapi.store.base import Store
@@ -50,13 +49,13 @@ class Settler:
     async def _write(self, ended: Sequence[Settlement]) -> bool:
         try:
             held = await self._store.settle(ended)
-        except Exception as error:
+        except Exception:
             log.exception(
                 "%d messages could not be settled; %s",
                 len(ended),
                 "they come again" if self._finishing else "the listener tries again",
             )
-            if not isinstance(error, KvQueueError) or not self._finishing:
+            if not self._finishing:
                 self._ended = [*ended, *self._ended]
                 await asyncio.sleep(BACKOFF_S)
                 self._some.set()

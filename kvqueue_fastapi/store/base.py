@@ -114,7 +114,7 @@ class Store(Protocol):
         ...
 
     def leave_listener(self, listener_id: int) -> None:
-        """Take the mark of life away; what it still holds is lost to it. Blocks."""
+        """Take the mark of life away, and give back what it still holds. Blocks."""
         ...
 
     def settle_now(self, settlements: Sequence[Settlement]) -> list[bool]:

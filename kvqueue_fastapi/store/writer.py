@@ -5,6 +5,7 @@ flush of the disk and a lone one waits for nobody.
 """
 
 import asyncio
+import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Generic, TypeVar
@@ -47,7 +48,8 @@ class Writer(Generic[Request]):
         future: asyncio.Future[Any] = self._loop.create_future()
         self._waiting.append((request, size_bytes, future))
         if self._task is None:
-            self._task = self._loop.create_task(self._write())
+            # In an empty context: it outlives the request that happened to come first.
+            self._task = self._loop.create_task(self._write(), context=contextvars.Context())
         return future
 
     async def close(self) -> None:
@@ -57,18 +59,22 @@ class Writer(Generic[Request]):
             await asyncio.shield(self._task)
 
     async def _write(self) -> None:
-        while self._waiting:
-            requests, futures = self._next_batch()
-            try:
-                answers = await self._apply(requests)
-            except Exception as error:  # noqa: BLE001 because it is every caller's answer
-                answers = [error] * len(futures)
-            for future, answer in zip(futures, answers, strict=True):
-                _answer(future, answer)
-            if len(self._waiting) < MAX_BATCH:
+        try:
+            while self._waiting:
+                await self._write_batch()
                 # Whoever was just answered may come back at once: one more round gathers them.
                 await asyncio.sleep(0)
-        self._task = None
+        finally:
+            self._task = None
+
+    async def _write_batch(self) -> None:
+        requests, futures = self._next_batch()
+        try:
+            answers = await self._apply(requests)
+        except Exception as error:  # noqa: BLE001 because it is every caller's answer
+            answers = [error] * len(futures)
+        for future, answer in zip(futures, answers, strict=True):
+            _answer(future, answer)
 
     def _next_batch(self) -> tuple[list[Request], list[asyncio.Future[Any]]]:
         requests: list[Request] = []

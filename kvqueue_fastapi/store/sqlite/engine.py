@@ -147,7 +147,7 @@ class SqliteStore:
         return await self._run(lambda connection: self._listeners.enter(connection, types))
 
     def leave_listener(self, listener_id: int) -> None:
-        """Take the mark of life away; what it still holds is lost to it. Blocks."""
+        """Take the mark of life away, and give back what it still holds. Blocks."""
         self._call(lambda connection: self._listeners.leave(connection, listener_id))
 
     def settle_now(self, settlements: Sequence[Settlement]) -> list[bool]:

@@ -54,9 +54,10 @@ class Listeners:
         return listener_id
 
     def leave(self, connection: sqlite3.Connection, listener_id: int) -> None:
-        """Take the mark of life away, and free what the listener still holds."""
+        """Take the mark of life away, and give back what the listener still holds."""
         with write_transaction(connection, self._patience_s):
-            self._undertaker.end_of(connection, listener_id, self._clock.wall_ms())
+            connection.execute(sql.RELEASE_ALL_OF, {"holder": listener_id})
+            connection.execute(sql.DELETE_LISTENER, {"id": listener_id})
         presence = self._present.pop(listener_id, None)
         if presence is not None:
             presence.end()

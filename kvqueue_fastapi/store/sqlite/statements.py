@@ -156,7 +156,7 @@ SELECT id, type, data, options, ordering_key, crashes FROM kvqueue_messages
  WHERE id = :id AND token = :token AND state = 3
 """
 BURY: Final = """
-INSERT INTO kvqueue_dead_letters
+INSERT OR REPLACE INTO kvqueue_dead_letters
        (id, type, data, priority, sent_at_ms, died_at_ms, attempt, crashes, ordering_key,
         options, errors, reason, requeued_from)
 SELECT id, type, data, priority, sent_at_ms, :now_ms, attempt, crashes + :crashes, ordering_key,
@@ -195,6 +195,13 @@ UPDATE kvqueue_messages
        errors = json_insert(iif(json_valid(errors), errors, '[]'), '$[#]',
            json_object('attempt', attempt, 'at_ms', :now_ms, 'text', :text, 'trace', ''))
  WHERE id = :id
+"""
+
+RELEASE_ALL_OF: Final = """
+UPDATE kvqueue_messages
+   SET state = CASE WHEN crashes > 0 THEN 4 ELSE 0 END, token = 0, holder = 0,
+       attempt = attempt - 1
+ WHERE state = 3 AND holder = :holder
 """
 
 INSERT_LISTENER: Final = """

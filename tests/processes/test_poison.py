@@ -1,0 +1,107 @@
+"""Messages that kill the process that handles them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from fleet import Fleet
+
+from kvqueue_fastapi import KvQueue, KvQueueAdmin
+
+MAX_CRASHES = 5
+INNOCENT = ("work", {"seconds": 0.1})
+
+
+@asynccontextmanager
+async def supervised(fleet: Fleet, workers: int = 1) -> AsyncIterator[None]:
+    """Keep workers running: start each again when it dies."""
+
+    async def keep_one_running() -> None:
+        while True:
+            worker = fleet.launch()
+            while worker.poll() is None:
+                await asyncio.sleep(0.02)
+
+    supervisors = [asyncio.create_task(keep_one_running()) for _ in range(workers)]
+    yield
+    for supervisor in supervisors:
+        supervisor.cancel()
+
+
+@pytest.mark.parametrize("death", ["die", "exit"])
+async def test_poison_ends_as_a_dead_letter_that_tells_of_its_crashes(
+    fleet: Fleet, queue: KvQueue, admin: KvQueueAdmin, death: str
+) -> None:
+    message_id = await queue.send_message("work", {"do": death})
+
+    async with supervised(fleet):
+        await fleet.begun(message_id, times=MAX_CRASHES)
+        await fleet.until(lambda: len(fleet.ledger.lines("ready")) > MAX_CRASHES)
+
+    (letter,) = await admin.dead_letters()
+    assert (letter.id, letter.crashes, letter.attempt) == (message_id, MAX_CRASHES, MAX_CRASHES)
+    assert [error.attempt for error in letter.errors] == [1, 2, 3, 4, 5]
+    assert all("the process that handled it died" in error.text for error in letter.errors)
+    assert letter.reason is not None
+    assert letter.reason.endswith("that was crash 5 of 5")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_poison_takes_no_neighbour_with_it(
+    fleet: Fleet, queue: KvQueue, admin: KvQueueAdmin, workers: int
+) -> None:
+    before = await queue.send_messages([INNOCENT] * 15)
+    poison = await queue.send_message("work", {"do": "die"})
+    after = await queue.send_messages([INNOCENT] * 15)
+
+    async with supervised(fleet, workers):
+        await fleet.ended(*before, *after)
+        await fleet.begun(poison, times=MAX_CRASHES)
+
+    assert fleet.ledger.count("ended") == dict.fromkeys(before + after, 1)
+    assert [letter.id for letter in await admin.dead_letters()] in ([poison], [])
+
+
+async def test_two_poisons_die_and_all_others_live(
+    fleet: Fleet, queue: KvQueue, admin: KvQueueAdmin
+) -> None:
+    first = await queue.send_message("work", {"do": "die"})
+    innocent = await queue.send_messages([INNOCENT] * 30)
+    second = await queue.send_message("work", {"do": "exit"})
+
+    async with supervised(fleet):
+        await fleet.ended(*innocent)
+        await fleet.begun(second, times=MAX_CRASHES)
+        while len(letters := await admin.dead_letters()) < 2:
+            await asyncio.sleep(0.02)
+
+    assert [letter.id for letter in letters] == [first, second]
+    assert fleet.ledger.count("ended") == dict.fromkeys(innocent, 1)
+    assert fleet.ledger.count("begun")[first] == MAX_CRASHES
+
+
+async def test_poison_writes_its_undelivered_keys(fleet: Fleet, queue: KvQueue) -> None:
+    keys = [("failed", 1), ("failed", 2)]
+    await queue.send_message("work", {"do": "die"}, keys_if_undelivered=keys)
+
+    async with supervised(fleet):
+        await fleet.until(lambda: len(fleet.rows("SELECT * FROM kvqueue_dead_letters")) == 1)
+
+    values = fleet.rows("SELECT json(value) FROM kvqueue_kv ORDER BY key")
+    assert values == [('{"type":"work","data":{"do":"die"}}',)] * 2
+
+
+async def test_what_comes_while_poison_is_about_is_handled(
+    fleet: Fleet, queue: KvQueue, admin: KvQueueAdmin
+) -> None:
+    poison = await queue.send_message("work", {"do": "die"})
+    ids: list[int] = []
+
+    async with supervised(fleet):
+        while fleet.ledger.count("begun")[poison] < MAX_CRASHES:
+            ids.append(await queue.send_message(*INNOCENT))
+            await asyncio.sleep(0.05)
+        await fleet.ended(*ids)
+
+    assert [letter.id for letter in await admin.dead_letters()] == [poison]
