@@ -8,6 +8,7 @@ import asyncio
 import logging
 import tempfile
 from pathlib import Path
+from typing import Final
 
 from injector import Injector
 from pydantic import BaseModel
@@ -16,6 +17,7 @@ from kvqueue_fastapi import KvQueueAdmin, KvQueueModule, Reject, on_queue_messag
 
 prices: dict[str, int] = {}
 done = asyncio.Semaphore(0)
+IN_STOCK: Final = 1_000
 
 
 class Quote(BaseModel):
@@ -26,7 +28,7 @@ class Quote(BaseModel):
 # Two retries, a tenth of a second apart; then the message is given up.
 @on_queue_message("quote.asked", backoff_schedule=[0.1, 0.1])
 async def answer(quote: Quote) -> None:
-    if quote.quantity > 1000:
+    if quote.quantity > IN_STOCK:
         # No retry would help, so none is made.
         msg = "nobody has so many"
         raise Reject(msg)
@@ -40,9 +42,10 @@ async def main(url: str) -> None:
     injector = Injector([queue_module])
     admin = injector.get(KvQueueAdmin)
     async with queue_module.running(injector) as queue:
-        for item, quantity in (("cup", 3), ("pot", 1), ("cup", 5000)):
+        asked = [("cup", 3), ("pot", 1), ("cup", 5_000)]
+        for item, quantity in asked:
             await queue.send_message("quote.asked", Quote(item=item, quantity=quantity))
-        while len(dead := await admin.dead_letters(type="quote.asked")) < 3:  # noqa: PLR2004
+        while len(dead := await admin.dead_letters(type="quote.asked")) < len(asked):  # noqa: ASYNC110 because no event tells of a death
             await asyncio.sleep(0.05)
         for letter in dead:
             print(f"dead after {letter.attempt} attempts: {letter.data} because {letter.reason}")

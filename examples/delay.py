@@ -7,7 +7,6 @@ import asyncio
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 
@@ -21,7 +20,7 @@ class Reminder(BaseModel):
 
 
 @on_queue_message("reminder")
-async def remind(reminder: Reminder, message: Message[Any]) -> None:
+async def remind(reminder: Reminder, message: Message[Reminder]) -> None:
     waited = datetime.now(UTC) - message.sent_at
     print(f"{waited.total_seconds():.1f} s after it was sent: {reminder.text}")
     done.release()

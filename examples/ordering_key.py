@@ -6,10 +6,8 @@ at first: its successors on the same account wait for its retry, those of the ot
 
 import asyncio
 import logging
-import random
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 
@@ -25,9 +23,9 @@ class Booking(BaseModel):
 
 
 @on_queue_message("booking", backoff_schedule=[0.3])
-async def book(booking: Booking, message: Message[Any]) -> None:
-    # Without a key, the quick ones would overtake the slow ones.
-    await asyncio.sleep(random.uniform(0, 0.03))
+async def book(booking: Booking, message: Message[Booking]) -> None:
+    # Each is quicker than the one before: without a key it would overtake it.
+    await asyncio.sleep(0.05 - 0.01 * booking.number)
     if booking.account == "ann" and booking.number == 1 and message.attempt == 1:
         print("ann 1 fails; ann waits for its retry, bob goes on")
         msg = "the ledger is locked"

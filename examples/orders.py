@@ -25,6 +25,7 @@ import asyncio
 import os
 import random
 import time
+from abc import ABC, abstractmethod
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final
@@ -33,7 +34,7 @@ from uuid import uuid4
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
-from injector import Binder, Inject, Injector, Module, singleton
+from injector import Inject, Injector, Module, provider, singleton
 from pydantic import BaseModel, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -111,7 +112,15 @@ class Ledger:
         return [line.partition(" ")[2] for line in lines if line.startswith(f"{order_id} ")]
 
 
-class Mailer:
+class Mailer(ABC):
+    """What the shop needs of one; `ShopModule` says which it gets."""
+
+    @abstractmethod
+    async def send(self, to: str, text: str) -> str:
+        """Send a mail. Returns what the ledger is to say of it."""
+
+
+class PaperMailer(Mailer):
     """Would speak SMTP."""
 
     async def send(self, to: str, text: str) -> str:
@@ -197,26 +206,28 @@ def pdf(line: str) -> bytes:
     objects = (
         "<< /Type /Catalog /Pages 2 0 R >>",
         "<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
-        "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Contents 4 0 R"
-        " /Resources << /Font << /F1 5 0 R >> >> >>",
+        "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Contents 4 0 R /Resources 6 0 R >>",
         f"<< /Length {len(text)} >>\nstream\n{text}\nendstream",
         "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+        "<< /Font << /F1 5 0 R >> >>",
     )
     body, offsets = "%PDF-1.4\n", []
     for number, content in enumerate(objects, start=1):
         offsets.append(len(body))
         body += f"{number} 0 obj\n{content}\nendobj\n"
     table = "0000000000 65535 f \n" + "".join(f"{offset:010} 00000 n \n" for offset in offsets)
-    end = f"trailer << /Size 6 /Root 1 0 R >>\nstartxref\n{len(body)}\n%%EOF\n"
-    return f"{body}xref\n0 6\n{table}{end}".encode("latin-1", "replace")
+    end = f"trailer << /Size 7 /Root 1 0 R >>\nstartxref\n{len(body)}\n%%EOF\n"
+    return f"{body}xref\n0 7\n{table}{end}".encode("latin-1", "replace")
 
 
 # --- the app -------------------------------------------------------------------------------
 
 
 class ShopModule(Module):
-    def configure(self, binder: Binder) -> None:
-        binder.bind(ShopSettings, to=ShopSettings())
+    @singleton
+    @provider
+    def mailer(self) -> Mailer:
+        return PaperMailer()
 
 
 app = FastAPI(title="A small shop")

@@ -9,7 +9,6 @@ import asyncio
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 
@@ -36,7 +35,7 @@ class Parcel(BaseModel):
 
 
 @on_queue_message("parcel.seen")
-async def see(parcel: Parcel, message: Message[Any]) -> None:
+async def see(parcel: Parcel, message: Message[Parcel]) -> None:
     print(f"parcel {parcel.number} is at {parcel.place}, headers {dict(message.headers)}")
     done.release()
 

@@ -18,14 +18,16 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from kvqueue_fastapi import KvQueueDep, KvQueueModule, Message, on_queue_message
+from kvqueue_fastapi import Injected, KvQueueAdmin, KvQueueDep, KvQueueModule, on_queue_message
 
 
 class Picture(BaseModel):
@@ -33,9 +35,9 @@ class Picture(BaseModel):
 
 
 class Thumbnails:
-    # `def`: it blocks, so it runs in a thread.
-    @on_queue_message("picture.uploaded", concurrency=2)
-    def shrink(self, picture: Picture, message: Message[Any]) -> None:
+    # `def`: it blocks, so it runs in a thread; one at a time in each worker.
+    @on_queue_message("picture.uploaded", concurrency=1)
+    def shrink(self, picture: Picture) -> None:
         time.sleep(0.2)
         print(f"worker {os.getpid()}: thumbnail of {picture.name}", flush=True)
 
@@ -51,6 +53,11 @@ async def upload(picture: Picture, queue: KvQueueDep) -> dict[str, int]:
     message_id = await queue.send_message("picture.uploaded", picture)
     print(f"web {os.getpid()}: message {message_id} is on disk", flush=True)
     return {"message_id": message_id}
+
+
+@app.get("/waiting")
+async def waiting(admin: Annotated[KvQueueAdmin, Injected(KvQueueAdmin)]) -> int:
+    return sum(one.ready + one.delayed + one.running for one in await admin.counts())
 
 
 # --- the worker process --------------------------------------------------------------------
@@ -74,38 +81,45 @@ async def work() -> None:
 def demonstrate(directory: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    environment = {
-        **os.environ,
-        "KVQUEUE_URL": str(Path(directory) / "pictures.db"),
-        "PORT": str(port),
-    }
-
-    def start(role: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, __file__, role], env=environment)
-
-    with start("web") as web:
+    url = f"http://127.0.0.1:{port}"
+    os.environ["KVQUEUE_URL"] = str(Path(directory) / "pictures.db")
+    os.environ["PORT"] = str(port)
+    with process("web"):
+        while not answers(url):
+            time.sleep(0.1)
         # No worker yet: the app takes pictures all the same.
         for name in ("cat.png", "dog.png", "fox.png"):
-            post(f"http://127.0.0.1:{port}/pictures", {"name": name})
-        with start("worker") as worker:
-            time.sleep(2)
-            worker.terminate()
-        web.terminate()
+            call(f"{url}/pictures", {"name": name})
+        print(f"waiting: {call(f'{url}/waiting')}", flush=True)
+        with process("worker"):
+            while call(f"{url}/waiting"):
+                time.sleep(0.1)
+        print(f"waiting: {call(f'{url}/waiting')}", flush=True)
 
 
-def post(url: str, body: dict[str, str]) -> None:
-    request = urllib.request.Request(  # noqa: S310 because it is our own server
-        url, json.dumps(body).encode(), {"content-type": "application/json"}
-    )
-    for _ in range(100):
+@contextmanager
+def process(role: str) -> Iterator[None]:
+    """Run this file in another process, until SIGTERM."""
+    with subprocess.Popen([sys.executable, __file__, role]) as child:  # noqa: S603 because it is this file
         try:
-            urllib.request.urlopen(request).close()  # noqa: S310 because it is our own server
-        except ConnectionRefusedError:
-            time.sleep(0.1)
-        except OSError:
-            time.sleep(0.1)
-        else:
-            return
+            yield
+        finally:
+            child.terminate()
+
+
+def call(url: str, body: dict[str, str] | None = None) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"content-type": "application/json"})  # noqa: S310 because it is our own server
+    with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310 because it is our own server
+        return json.load(answer)
+
+
+def answers(url: str) -> bool:
+    try:
+        call(f"{url}/waiting")
+    except OSError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -7,11 +7,19 @@ from typing import Any, Final, TypeVar, overload
 
 from kvqueue_fastapi.errors import InvalidOptionError, KvQueueError
 from kvqueue_fastapi.handlers.table import Handler
-from kvqueue_fastapi.model import ListenerRecord, MessageRecord, Query, State, TypeCounts
+from kvqueue_fastapi.model import (
+    ListenerRecord,
+    MessageRecord,
+    Query,
+    State,
+    TypeCounts,
+    type_problem,
+)
 from kvqueue_fastapi.store.handle import StoreHandle
 
 MAX_LIMIT: Final = 1_000
 SLICE: Final = 500
+_MAX_ID: Final = (1 << 63) - 1
 
 R = TypeVar("R")
 
@@ -102,7 +110,7 @@ class KvQueueAdmin:
 
     async def message(self, message_id: int) -> MessageRecord | None:
         """One message or dead letter; None: there is none with this id, or it was handled."""
-        return await self._handle.admin.show(message_id)
+        return await self._handle.admin.show(message_id) if _is_id(message_id) else None
 
     async def requeue(self, ids: Sequence[int]) -> dict[int, int]:
         """Send dead letters again, with all attempts before them, at the tail of their keys.
@@ -110,11 +118,19 @@ class KvQueueAdmin:
         Returns:
             The new id of each; those that are no dead letters are left out.
         """
-        return await self._handle.admin.requeue(tuple(ids))
+        return await self._handle.admin.requeue(tuple(filter(_is_id, ids)))
 
     async def requeue_all(self, type: str) -> int:  # noqa: A002 because it is what a message calls it
-        """Send all dead letters of a type again, a slice at a time. Returns how many."""
-        return sum([len(await self.requeue(ids)) async for ids in self._dead_slices(type)])
+        """Send all dead letters of a type again, a slice at a time. Returns how many.
+
+        Those that die again meanwhile are left.
+        """
+        requeued: dict[int, int] = {}
+        async for ids in self._dead_slices(type):
+            requeued |= await self.requeue([old for old in ids if old < _first_new(requeued)])
+            if ids[-1] >= _first_new(requeued):
+                break
+        return len(requeued)
 
     async def discard(self, ids: Sequence[int]) -> list[int]:
         """Remove messages and dead letters for good; their idempotency keys are free again.
@@ -122,28 +138,38 @@ class KvQueueAdmin:
         Returns:
             The ids of those that went; a message that runs stays, and so does one that is none.
         """
-        gone = await self._handle.admin.discard(tuple(ids))
+        gone = await self._handle.admin.discard(tuple(filter(_is_id, ids)))
         return [message_id for message_id, went in gone.items() if went]
 
     async def cancel(self, message_id: int) -> None:
         """Remove a message that waits.
 
         Raises:
-            KvQueueError: it runs already, or there is none.
+            KvQueueError: it runs already, is a dead letter, or there is none.
         """
-        gone = await self._handle.admin.discard((message_id,))
-        if not gone.get(message_id):
-            why = "it runs already" if message_id in gone else "there is none, or it was handled"
-            msg = f"Message {message_id} cannot be cancelled: {why}."
-            raise KvQueueError(msg)
+        record = await self.message(message_id)
+        if record is not None and record.state is State.DEAD:
+            why = "it is a dead letter; see discard()"
+        elif await self.discard([message_id]):
+            return
+        elif record is None:
+            why = "there is none, or it was handled"
+        else:
+            why = "it runs already"
+        msg = f"Message {message_id} cannot be cancelled: {why}."
+        raise KvQueueError(msg)
 
     async def pause(self, type: str) -> None:  # noqa: A002 because it is what a message calls it
-        """Stop claiming a type, in every process, until `resume`. Running handlers finish."""
-        await self._handle.admin.set_paused(type, paused=True)
+        """Stop claiming a type, in every process, until `resume`. Running handlers finish.
+
+        Raises:
+            InvalidOptionError: it cannot be a message type.
+        """
+        await self._handle.admin.set_paused(_type(type), paused=True)
 
     async def resume(self, type: str) -> None:  # noqa: A002 because it is what a message calls it
         """Claim a type again."""
-        await self._handle.admin.set_paused(type, paused=False)
+        await self._handle.admin.set_paused(_type(type), paused=False)
 
     async def listeners(self) -> list[ListenerRecord]:
         """The processes that listen, the oldest first."""
@@ -154,6 +180,21 @@ class KvQueueAdmin:
         while ids := await self._handle.admin.dead_ids(message_type, after=after, limit=SLICE):
             after = ids[-1]
             yield ids
+
+
+def _is_id(value: object) -> bool:
+    # Ids come from outside, and what SQLite cannot hold is no message.
+    return isinstance(value, int) and 0 < value <= _MAX_ID
+
+
+def _first_new(requeued: dict[int, int]) -> int:
+    return min(requeued.values(), default=_MAX_ID + 1)
+
+
+def _type(value: str) -> str:
+    if problem := type_problem(value):
+        raise InvalidOptionError(problem)
+    return value
 
 
 def _page(records: Sequence[MessageRecord], limit: int) -> Page:
@@ -173,7 +214,7 @@ def _after(cursor: str | None) -> int:
         after = int(base64.urlsafe_b64decode(cursor.encode("ascii")))
     except (ValueError, binascii.Error, AttributeError):
         after = -1
-    if not 0 <= after < 1 << 63:
+    if not 0 <= after <= _MAX_ID:
         msg = f"cursor {cursor!r:.80} is none. Give the next_cursor of a page, or leave it out."
         raise InvalidOptionError(msg)
     return after

@@ -73,16 +73,11 @@ class Dispatcher:
         message = Message(hold, payload, options.headers or _NO_HEADERS)
         try:
             ended = await self._run(handler, hold, payload, message, options)
-        except asyncio.CancelledError as error:
-            if _cancelled_from_outside():
-                return Settlement(
-                    claim.id, claim.token, Outcome.RELEASE, ordering_key=claim.ordering_key
-                )
-            return self._verdict(handler, claim, options, error)
-        except GeneratorExit:  # the event loop is gone
-            raise
-        except BaseException as error:  # noqa: BLE001 because no handler may stop the listener
-            return self._verdict(handler, claim, options, error)
+        except BaseException as error:
+            if isinstance(error, GeneratorExit) and _loop_is_gone():
+                raise
+            # No handler may stop the listener, whatever it raises.
+            return _given_back(claim, error) or self._verdict(handler, claim, options, error)
         return _done(claim) if ended else None
 
     async def _run(
@@ -207,6 +202,15 @@ def failure_of(error: BaseException) -> Failure:
     return Failure(_storable(text[:MAX_TEXT_CHARACTERS]), _storable(trace[-MAX_TRACE_CHARACTERS:]))
 
 
+def _given_back(claim: Claim, error: BaseException) -> Settlement | None:
+    """Give back what was cancelled from outside, even where that made the handler fail."""
+    if not _cancelled_from_outside() or isinstance(error, Reject | RetryLater):
+        return None
+    if not isinstance(error, asyncio.CancelledError):
+        log.warning("%s %d failed when it was cancelled", claim.type, claim.id, exc_info=error)
+    return Settlement(claim.id, claim.token, Outcome.RELEASE, ordering_key=claim.ordering_key)
+
+
 def _done(claim: Claim) -> Settlement:
     return Settlement(claim.id, claim.token, ordering_key=claim.ordering_key)
 
@@ -246,3 +250,11 @@ def _cancelled_from_outside() -> bool:
     # A handler that awaits a task which somebody cancelled has failed; it was not cancelled.
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def _loop_is_gone() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return True
+    return False

@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
+import threading
 import time
 
 from kvqueue_fastapi.dispatch import Dispatcher
 from kvqueue_fastapi.handlers.table import HandlerTable
 from kvqueue_fastapi.leases import LeaseKeeper
 from kvqueue_fastapi.message import Hold
-from kvqueue_fastapi.model import Claim, Settlement
+from kvqueue_fastapi.model import Settlement
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.base import Store
 from kvqueue_fastapi.turns import Turns
@@ -25,6 +26,7 @@ class Drain:
         self._any_type = settings.unhandled == "fail"
         self._lease_s = settings.lease_s
         self._dispatcher = Dispatcher(table, settings, self._settle_late)
+        self._settled_late: dict[int, threading.Event] = {}
 
     async def run(self) -> int:
         """Handle until nothing is due. Returns how many deliveries there were."""
@@ -43,8 +45,11 @@ class Drain:
                     lease_ms=round(self._lease_s * 1000),
                     listener_id=listener_id,
                 )
+                now = time.monotonic()
+                holds.update((claim.id, Hold(claim, now)) for claim in claimed.claims)
                 for claim in claimed.claims:
-                    await self._handle(claim, holds)
+                    await self._handle(holds[claim.id])
+                    del holds[claim.id]
                     handled += 1
                 idle = turn.last and not claimed.claims
         finally:
@@ -52,20 +57,31 @@ class Drain:
             await asyncio.to_thread(self._store.leave_listener, listener_id)
         return handled
 
-    async def _handle(self, claim: Claim, holds: dict[int, Hold]) -> None:
-        hold = holds[claim.id] = Hold(claim, time.monotonic())
+    async def _handle(self, hold: Hold) -> None:
+        cancelled = _times_cancelled()
         settlement = await self._dispatcher.handle(hold)
         hold.ended = True
         if settlement is not None:
             await self._store.settle([settlement])
-        del holds[claim.id]
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
+        else:
+            # A thread cannot be stopped, and its message must not be given back before it ends.
+            await asyncio.to_thread(self._late(hold).wait)
+            del self._settled_late[hold.claim.id]
+        if _times_cancelled() > cancelled:
             # The dispatcher has given the message back; the caller still wants to stop.
             raise asyncio.CancelledError
+
+    def _late(self, hold: Hold) -> threading.Event:
+        return self._settled_late.setdefault(hold.claim.id, threading.Event())
 
     def _settle_late(self, hold: Hold, settlement: Settlement) -> None:
         try:
             self._store.settle_now([settlement])
         except Exception:
             log.exception("Message %d could not be settled; it comes again", hold.claim.id)
+        self._late(hold).set()
+
+
+def _times_cancelled() -> int:
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()

@@ -1,10 +1,13 @@
 """Opens the store, starts the listener, drains, closes: beside the app or without one."""
 
+import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from copy import copy
 from typing import Any, Final
 
+from anyio import CancelScope
 from injector import Injector
 from starlette.types import Lifespan
 
@@ -44,6 +47,12 @@ class Runtime:
         self._settings = settings
         self._consumers = tuple(consumers)
 
+    def within(self, injector: Injector) -> "Runtime":
+        """Give the same queue as seen from a container that may be a child of its own."""
+        seen = copy(self)
+        seen.injector = injector
+        return seen
+
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[None]:
         """Open the store; close it at the end."""
@@ -81,16 +90,32 @@ class Runtime:
 
     async def _stop(self, listener: Listener) -> None:
         try:
-            await listener.stop()
+            await _to_the_end(listener.stop())
         except Exception:
             # Raising here would skip the shutdown of the user's own resources.
             log.exception("The listener could not stop cleanly; its messages come again")
 
     async def _close(self, store: AnyStore) -> None:
         try:
-            await store.close()
+            await _to_the_end(store.close())
         except Exception:
             log.exception("The store could not be closed cleanly; what was stored is safe")
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await all of it, also where whoever waits is cancelled: an open store hinders the exit."""
+    task = asyncio.create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    # A cancelled scope of anyio would cancel each wait again, a task is cancelled once.
+    with CancelScope(shield=True):
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError as error:
+                cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled
 
 
 def around(runtime: Runtime, users: Lifespan[Any]) -> Lifespan[Any]:
@@ -103,7 +128,18 @@ def around(runtime: Runtime, users: Lifespan[Any]) -> Lifespan[Any]:
 
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncGenerator[Mapping[str, Any]]:
-        async with runtime.opened(), users(app) as state, runtime.listening():
-            yield {**(state or {}), STATE_KEY: runtime}
+        failure: Exception | None = None
+        try:
+            async with runtime.opened(), users(app) as state, AsyncExitStack() as listening:
+                try:
+                    await listening.enter_async_context(runtime.listening())
+                except Exception as error:  # noqa: BLE001 because it is raised below
+                    # Not through the user's lifespan: code after its yield would not run.
+                    failure = error
+                else:
+                    yield {**(state or {}), STATE_KEY: runtime}
+        finally:
+            if failure is not None:
+                raise failure
 
     return lifespan

@@ -63,6 +63,7 @@ class Listener:
         self._stopping = False
         self._lingering = 0
         self._left = threading.Event()
+        self._late = threading.Lock()
         self._loops: list[asyncio.Task[None]] = []
         self._unsubscribe: Callable[[], None] = lambda: None
 
@@ -82,14 +83,11 @@ class Listener:
         self._stopping = True
         self._unsubscribe()
         self._wake.set()
-        claiming, settling = self._loops
-        # Not for ever: a claim may be waiting for a database that another program has locked.
-        await asyncio.wait([claiming], timeout=CANCEL_S)
-        self._give_back(self._waiting)
-        await self._drain()
-        self._settler.finish()
-        await settling
-        await asyncio.to_thread(self._leave)
+        try:
+            await self._wind_down()
+        finally:
+            # Whatever happened: threads that outlive the event loop wait for it.
+            await asyncio.to_thread(self._leave)
 
     # --- claiming ---
 
@@ -223,6 +221,18 @@ class Listener:
 
     # --- stopping ---
 
+    async def _wind_down(self) -> None:
+        claiming, settling = self._loops
+        # Not for ever: a claim may be waiting for a database that another program has locked.
+        await asyncio.wait([claiming], timeout=CANCEL_S)
+        self._give_back(self._waiting)
+        await self._drain()
+        self._settler.finish()
+        if settling.cancelled():
+            # An event loop that is ended by force cancels every task that there is.
+            settling = asyncio.create_task(self._settler.run())
+        await settling
+
     async def _drain(self) -> None:
         if self._running:
             await asyncio.wait(self._running, timeout=self._grace_s)
@@ -239,14 +249,16 @@ class Listener:
             )
 
     def _leave(self) -> None:
-        if self._lingering or self._running:
-            # What goes on keeps its lease; the last thread leaves in our place, or the end of
-            # the process does.
-            self._store.retain()
-        else:
-            self._keeper.stop()
-            self._store.leave_listener(self._listener_id)
-        self._left.set()
+        try:
+            if self._lingering or self._running:
+                # What goes on keeps its lease; the last thread leaves in our place, or the end
+                # of the process does.
+                self._store.retain()
+            else:
+                self._keeper.stop()
+                self._store.leave_listener(self._listener_id)
+        finally:
+            self._left.set()
 
     def _settle_late(self, hold: Hold, settlement: Settlement) -> None:
         """Settle a message in the thread of its handler, which outlived the listener."""
@@ -255,10 +267,19 @@ class Listener:
             self._store.settle_now([settlement])
         except Exception:
             log.exception("Message %d could not be settled; it comes again", hold.claim.id)
-        self._holds.pop(hold.claim.id, None)
-        if not self._holds:
+        with self._late:
+            self._holds.pop(hold.claim.id, None)
+            is_last = not self._holds
+        if is_last:
+            self._leave_late()
+
+    def _leave_late(self) -> None:
+        try:
             self._keeper.stop()
             self._store.leave_listener(self._listener_id)
+        except Exception:
+            log.exception("The listener could not leave cleanly; its peers see that it is gone")
+        finally:
             self._store.let_go()
 
 

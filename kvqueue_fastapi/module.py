@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
+from weakref import WeakSet
 
 from fastapi import FastAPI
 from injector import Binder, Injector, InstanceProvider, Module
@@ -48,6 +49,7 @@ class KvQueueModule(Module):
         self._settings = KvQueueSettings.model_validate({**base, **chosen})
         self._consumers = _listed(consumers)
         self._injector: Injector | None = None
+        self._runtimes: WeakSet[Runtime] = WeakSet()
 
     def configure(self, binder: Binder) -> None:
         """Bind `KvQueue` and `KvQueueAdmin`, one of each for this container."""
@@ -56,6 +58,7 @@ class KvQueueModule(Module):
         binder.bind(KvQueue, to=InstanceProvider(runtime.queue))
         binder.bind(KvQueueAdmin, to=InstanceProvider(runtime.admin))
         self._injector = binder.injector
+        self._runtimes.add(runtime)
 
     def install(self, app: FastAPI, injector: Injector | None = None) -> None:
         """Run the queue with an app's lifespan.
@@ -65,12 +68,12 @@ class KvQueueModule(Module):
 
         Args:
             app: whose lifespan is to open and close the queue.
-            injector: the container that has this module; None: the one that this module was
-                configured in, else a new one with this module alone.
+            injector: the container that has this module, or a child of it; None: the one that
+                this module was configured in, else a new one with this module alone.
 
         Raises:
             KvQueueError: the app has a queue already or has started, or the container lacks
-                this module.
+                this module or has another one that won.
         """
         runtime = self._runtime(injector)
         if hasattr(app.state, STATE_KEY):
@@ -102,13 +105,29 @@ class KvQueueModule(Module):
 
     def _runtime(self, injector: Injector | None) -> Runtime:
         chosen = injector or self._injector or Injector([self])
-        if not chosen.binder.has_explicit_binding_for(Runtime):
+        if not _has_runtime(chosen.binder):
             msg = (
                 "The injector does not have this KvQueueModule. Make it with "
                 "Injector([queue_module, …]), and install that one."
             )
             raise KvQueueError(msg)
-        return chosen.get(Runtime)
+        runtime = chosen.get(Runtime)
+        if runtime not in self._runtimes:
+            msg = (
+                "The injector has another KvQueueModule, which came later and so won. "
+                "Install that one, or give each queue an injector of its own."
+            )
+            raise KvQueueError(msg)
+        return runtime.within(chosen)
+
+
+def _has_runtime(binder: Binder | None) -> bool:
+    # A child's parents count as well, but not what auto_bind would make.
+    while binder is not None:
+        if binder.has_explicit_binding_for(Runtime):
+            return True
+        binder = binder.parent
+    return False
 
 
 def _listed(consumers: Any) -> tuple[Any, ...]:

@@ -1,7 +1,7 @@
 """A message on its way in: what the sender asked for, checked, as a record to store."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -65,7 +65,7 @@ def prepare(
     data: Any,
     options: SendOptions,
     settings: KvQueueSettings,
-    handler: Handler | None,
+    handler_of: Callable[[str], Handler | None],
 ) -> Send:
     """Check a message and make it a record to store.
 
@@ -74,15 +74,16 @@ def prepare(
         data: the payload.
         options: `PLAIN` where nothing is asked for.
         settings: the limits.
-        handler: who will take it, where that is this process: a payload that it would not
+        handler_of: who takes a type, where that is this process: a payload that it would not
             take is refused here, in the request, and not when nobody is there to see it.
 
     Raises:
         InvalidOptionError: an option is of the wrong type or outside its limits.
         InvalidKeyError: one of `keys_if_undelivered` cannot be a key.
-        PayloadError: the payload cannot be encoded, is too large or is not what `handler` takes.
+        PayloadError: the payload cannot be encoded, is too large or not what its handler takes.
     """
     _check_type(message_type)
+    handler = handler_of(message_type)
     text = encode_payload(data, settings.max_payload_bytes)
     if handler is not None and handler.parameters.adapter is not None:
         decode_payload(text, handler.parameters.adapter)
@@ -94,7 +95,7 @@ def prepare(
 def _with_options(
     message_type: str, data: str, options: SendOptions, settings: KvQueueSettings
 ) -> Send:
-    delay_ms = duration_ms(options.delay, name="Delay", limit_s=MAX_DELAY_S)
+    delay_ms = _delay_ms(options.delay)
     at_ms = None
     if options.deliver_at is not None:
         if delay_ms:
@@ -124,6 +125,11 @@ def _with_options(
     )
 
 
+def _delay_ms(delay: Any) -> int:
+    # None is 0, as in Deno.
+    return 0 if delay is None else duration_ms(delay, name="Delay", limit_s=MAX_DELAY_S)
+
+
 def _stored_options(options: SendOptions) -> str | None:
     schedule = options.backoff_schedule
     return encode_options(
@@ -151,11 +157,14 @@ def _keys(keys: Any) -> tuple[bytes, ...]:
     return tuple(encode_key_for_write(key) for key in keys)
 
 
-@lru_cache(maxsize=4096)
-def _check_type(message_type: str) -> None:
-    problem = type_problem(message_type)
-    if problem:
+def _check_type(message_type: object) -> None:
+    # What is no string may have no hash, which the cache needs.
+    known = _type_problem if isinstance(message_type, str) else type_problem
+    if problem := known(message_type):
         raise InvalidOptionError(problem)
+
+
+_type_problem = lru_cache(maxsize=4096)(type_problem)
 
 
 def _priority(value: Any) -> int:

@@ -14,7 +14,7 @@ from kvqueue_fastapi.errors import (
     QueueFullError,
 )
 from kvqueue_fastapi.handlers.table import Handler
-from kvqueue_fastapi.model import AtomicWrite, Send
+from kvqueue_fastapi.model import AtomicWrite, Send, type_problem
 from kvqueue_fastapi.outgoing import PLAIN, Key, OutgoingMessage, SendOptions, prepare
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.base import Store
@@ -23,6 +23,8 @@ from kvqueue_fastapi.store.handle import StoreHandle
 MAX_MESSAGES: Final = 10_000
 COUNT_AGE_S: Final = 0.1
 """How old the count may be that `max_pending` is held against."""
+COUNT_COST_S: Final = 5e-6
+"""Near the limit it is taken again after so long a message, several times what it costs."""
 
 
 class KvQueue:
@@ -99,7 +101,7 @@ class KvQueue:
         options = PLAIN
         # Most messages ask for nothing, and then nothing is checked.
         if (
-            delay
+            delay != 0
             or deliver_at is not None
             or backoff_schedule is not None
             or keys_if_undelivered != ()
@@ -120,7 +122,7 @@ class KvQueue:
             )
         send = self._prepare(message_type, data, options)
         if self._settings.max_pending is not None:
-            await self._pending.refuse_when_full(store)
+            await self._pending.refuse_when_full(store, 1)
         committed = await store.commit(AtomicWrite(sends=(send,)))
         return committed.message_ids[0]
 
@@ -151,7 +153,7 @@ class KvQueue:
             return []
         sends = tuple(self._prepare(one.type, one.data, one.options) for one in outgoing)
         if self._settings.max_pending is not None:
-            await self._pending.refuse_when_full(store)
+            await self._pending.refuse_when_full(store, len(sends))
         return list((await store.commit(AtomicWrite(sends=sends))).message_ids)
 
     def send_message_sync(self, message_type: str, data: Any = None, **options: Any) -> int:
@@ -185,7 +187,8 @@ class KvQueue:
             callback: a function with the parameters that a handler may have.
 
         Raises:
-            HandlerError: the queue has started, or the type has a handler by hand already.
+            HandlerError: the queue has started, the type has a handler by hand already or is
+                none, or `callback` cannot be called.
         """
         if self._handle.is_open:
             msg = (
@@ -193,6 +196,8 @@ class KvQueue:
                 "Call add_listener before the app starts."
             )
             raise HandlerError(msg)
+        if problem := type_problem(message_type) or _callback_problem(callback):
+            raise HandlerError(problem)
         if message_type in self._callbacks:
             msg = f"Type {message_type!r} has a listener already. One type has one handler."
             raise HandlerError(msg)
@@ -216,8 +221,7 @@ class KvQueue:
         return await self._handle.drain()
 
     def _prepare(self, message_type: str, data: Any, options: SendOptions) -> Send:
-        handler = self._handle.handler_of(message_type)
-        return prepare(message_type, data, options, self._settings, handler)
+        return prepare(message_type, data, options, self._settings, self._handle.handler_of)
 
 
 class _Pending:
@@ -225,17 +229,30 @@ class _Pending:
 
     def __init__(self, limit: int | None) -> None:
         self._limit = limit or 0
-        self._count = 0
+        self._rest_s = min(COUNT_AGE_S, self._limit * COUNT_COST_S)
+        self._counted = 0
+        self._sent = 0
         self._counted_at = float("-inf")
 
-    async def refuse_when_full(self, store: Store) -> None:
-        if time.monotonic() - self._counted_at > COUNT_AGE_S:
+    async def refuse_when_full(self, store: Store, more: int) -> None:
+        """Refuse where the limit is reached; else take note of `more` that are sent."""
+        # Our own sends since the count may have reached the limit: then it is taken again.
+        seems_full = self._counted + self._sent >= self._limit
+        if time.monotonic() - self._counted_at > (self._rest_s if seems_full else COUNT_AGE_S):
             # Stamped first, so that those who come meanwhile do not count as well.
             self._counted_at = time.monotonic()
+            self._sent = 0
             # To the limit and no further, so that it never costs more than the limit.
-            self._count = await store.count_pending(most=self._limit)
-        if self._count >= self._limit:
-            raise QueueFullError(self._count, self._limit)
+            self._counted = await store.count_pending(most=self._limit)
+        if self._counted >= self._limit:
+            raise QueueFullError(self._counted, self._limit)
+        self._sent += more
+
+
+def _callback_problem(callback: object) -> str | None:
+    if callable(callback):
+        return None
+    return f"{callback!r:.80} is listed as a handler, but cannot be called. Give a function."
 
 
 def _outgoing(message: Any) -> OutgoingMessage:

@@ -1,5 +1,7 @@
 """What the tests of an app need: a queue that only records, and a way to wait for the real one."""
 
+from collections.abc import Iterable
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 from fastapi.testclient import TestClient
@@ -7,6 +9,7 @@ from fastapi.testclient import TestClient
 from kvqueue_fastapi.errors import NotInstalledError
 from kvqueue_fastapi.handlers.table import Handler
 from kvqueue_fastapi.lifespan import STATE_KEY
+from kvqueue_fastapi.outgoing import PLAIN, OutgoingMessage, SendOptions
 from kvqueue_fastapi.queue import KvQueue
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.handle import StoreHandle
@@ -21,7 +24,7 @@ class Sent(NamedTuple):
 
 
 class RecordingKvQueue(KvQueue):
-    """Takes messages and keeps them in a list instead of a store.
+    """Takes messages, checks them as a queue does, and keeps them in a list instead of a store.
 
     Example:
         recorded = RecordingKvQueue()
@@ -37,9 +40,27 @@ class RecordingKvQueue(KvQueue):
         self.sent: list[Sent] = []
 
     async def send_message(self, message_type: str, data: Any = None, **options: Any) -> int:
-        """Record a message. Returns its place in `sent`, from 1."""
+        """Record a message. Returns its place in `sent`, from 1; raises what `KvQueue` raises."""
+        self._prepare(message_type, data, SendOptions(**options))
         self.sent.append(Sent(message_type, data, options))
         return len(self.sent)
+
+    async def send_messages(
+        self, messages: Iterable[OutgoingMessage | tuple[str, Any]]
+    ) -> list[int]:
+        """Record all of them or, if one is wrong, none. Returns their places in `sent`."""
+        outgoing = [m if isinstance(m, OutgoingMessage) else OutgoingMessage(*m) for m in messages]
+        for message in outgoing:
+            self._prepare(message.type, message.data, message.options)
+        return [
+            await self.send_message(message.type, message.data, **_given(message.options))
+            for message in outgoing
+        ]
+
+
+def _given(options: SendOptions) -> dict[str, Any]:
+    values = {field.name: getattr(options, field.name) for field in fields(options)}
+    return {name: value for name, value in values.items() if value != getattr(PLAIN, name)}
 
 
 def drain(client: TestClient) -> int:

@@ -60,6 +60,8 @@ class Turns:
         return Turn(wanted, full=len(wanted) < len(rooms), last=True)
 
     async def _look_up(self, room_of: Callable[[str], int]) -> Turn:
+        if not self._after:
+            self._first += 1
         page = await self._store.ready_types(after=self._after, limit=PAGE)
         self._after = page[-1] if len(page) == PAGE else ""
         wanted: list[Wanted] = []
@@ -76,4 +78,6 @@ class Turns:
                 # The next turn goes on behind the last type of this one.
                 self._after = kind
                 break
-        return Turn(wanted, full, last=not self._after)
+        # Where there is room for few, another of them comes first in each round.
+        start = self._first % max(1, len(wanted))
+        return Turn(wanted[start:] + wanted[:start], full, last=not self._after)

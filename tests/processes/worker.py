@@ -30,6 +30,9 @@ DATABASE: str = CONFIG["database"]
 LEDGER = os.open(CONFIG["ledger"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 
+LEFT_OPEN: list[Any] = []
+
+
 def note(event: str, **fields: Any) -> None:
     line = {"event": event, "pid": os.getpid(), "at": time.time(), **fields}
     os.write(LEDGER, (json.dumps(line) + "\n").encode())
@@ -84,7 +87,7 @@ async def send() -> None:
 
     async def write(queue: KvQueue) -> None:
         for _ in range(CONFIG["count"]):
-            note("sent", id=await queue.send_message("work"))
+            note("sent", id=await queue.send_message("work", Task()))
 
     async with module(listen=False).running() as queue:
         note("ready")
@@ -109,7 +112,7 @@ async def send_tens() -> None:
         note("ready")
         while True:
             later = SendOptions(delay=3_600)
-            ten = [OutgoingMessage("work", options=later) for _ in range(10)]
+            ten = [OutgoingMessage("work", Task(), later) for _ in range(10)]
             for message_id in await queue.send_messages(ten):
                 note("sent", id=message_id)
 
@@ -119,7 +122,7 @@ async def open_often() -> None:
 
     async def open_once() -> None:
         async with module(listen=False).running() as queue:
-            await queue.send_message("work")
+            await queue.send_message("work", Task())
 
     await asyncio.gather(*(open_once() for _ in range(CONFIG["count"])))
 
@@ -129,8 +132,9 @@ async def listen_and_fork() -> None:
     async with module(listen=True).running():
         if os.fork() == 0:
             note("forked")
-            time.sleep(60)  # noqa: ASYNC251 because the child has no event loop
-            os._exit(0)
+            time.sleep(CONFIG.get("child_s", 60))  # noqa: ASYNC251 because the child has no event loop
+            note("child gone")
+            sys.exit()  # through the whole of Python's ending, which closes what was inherited
         note("ready")
         await asyncio.Event().wait()
 
@@ -164,9 +168,11 @@ async def listen_until_cancelled() -> None:
 
 async def listen_on_a_dropped_loop() -> None:
     """Enter, and never leave."""
-    await module(listen=True).running().__aenter__()
+    context = module(listen=True).running()
+    await context.__aenter__()
     note("ready")
     await asyncio.sleep(0.5)
+    LEFT_OPEN.append(context)
 
 
 def stop_the_loop() -> None:

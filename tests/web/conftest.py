@@ -1,9 +1,14 @@
 """What the tests beside the web share: a file for the store, and nothing from the environment."""
 
 import os
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from injector import Injector
+from serving import House
+
+from kvqueue_fastapi import KvQueue, KvQueueAdmin, KvQueueModule
 
 
 @pytest.fixture(autouse=True)
@@ -15,3 +20,29 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     return str(tmp_path / "queue.db")
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    house = House(tmp_path)
+    yield house
+    house.end()
+
+
+@pytest.fixture
+async def injector(house: House) -> AsyncIterator[Injector]:
+    module = KvQueueModule(house.url, listen=False)
+    injector = Injector([module])
+    async with module.running(injector):
+        yield injector
+
+
+@pytest.fixture
+def queue(injector: Injector) -> KvQueue:
+    """Sends from the test's own process."""
+    return injector.get(KvQueue)
+
+
+@pytest.fixture
+def admin(injector: Injector) -> KvQueueAdmin:
+    return injector.get(KvQueueAdmin)

@@ -1,5 +1,8 @@
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from fastapi import FastAPI
@@ -34,8 +37,12 @@ class OrderService:
         self.mailer.sent.append((order, message.attempt))
 
 
+class Clock(Protocol):
+    def now(self) -> float: ...
+
+
 class NeedsWhatNobodyBinds:
-    def __init__(self, greeting: Inject[str]) -> None: ...
+    def __init__(self, clock: Inject[Clock]) -> None: ...
 
     @on_queue_message("module broken")
     def handle(self) -> None: ...
@@ -332,8 +339,37 @@ def test_a_wiring_error_stops_the_start_and_names_class_parameter_and_remedy(url
 
     with (
         pytest.raises(
-            HandlerError, match=r"NeedsWhatNobodyBinds\(greeting\).*binder\.bind\(str, to="
+            HandlerError, match=r"NeedsWhatNobodyBinds\(clock\).*binder\.bind\(Clock, to="
         ),
         TestClient(app),
     ):
         pytest.fail("it started")
+
+
+def test_a_wiring_error_lets_the_users_shutdown_run_and_closes_the_store(url: str) -> None:
+    log: list[str] = []
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        log.append("startup")
+        yield
+        # no try, no finally: as most apps are written
+        log.append("shutdown")
+
+    with pytest.raises(HandlerError), TestClient(broken_app(url, lifespan)):
+        pytest.fail("it started")
+
+    assert log == ["startup", "shutdown"]
+    assert "kvqueue-database" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_wiring_error_is_told_although_the_users_shutdown_fails_as_well(url: str) -> None:
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        raise OSError("the pool is gone")
+
+    with pytest.raises(HandlerError) as error, TestClient(broken_app(url, lifespan)):
+        pytest.fail("it started")
+
+    assert isinstance(error.value.__context__, OSError)

@@ -59,7 +59,7 @@ class SqliteAdmin:
         states: defaultdict[str, dict[State, int]] = defaultdict(dict)
         oldest: dict[str, int] = {}
         for kind, state, count, sent_at_ms in await self._reader.fetch_all(sql.COUNT_MESSAGES, {}):
-            states[kind][_state(state)] = count
+            states[kind][_state(state)] = states[kind].get(_state(state), 0) + count
             oldest[kind] = min(sent_at_ms, oldest.get(kind, sent_at_ms))
         for kind, count in await self._reader.fetch_all(sql.COUNT_DEAD_LETTERS, {}):
             states[kind][State.DEAD] = count
@@ -153,6 +153,8 @@ def _requeue(
             message_type, data, priority=priority, ordering_key=ordering_key, options=options
         )
         requeued[old] = sends.insert(connection, (send,), now_ms, requeued_from=old)[0]
+        names = {"id": requeued[old], "requeued_from": old}
+        connection.execute(sql.MOVE_IDEMPOTENT, names)
         connection.execute(sql.DELETE_DEAD_LETTER, {"id": old})
     return requeued
 
@@ -220,4 +222,11 @@ def _errors(text: str | None) -> tuple[AttemptError, ...]:
     entries = _json(text or "[]")
     if not isinstance(entries, list):
         return ()
-    return tuple(AttemptError(**entry) for entry in entries)
+    return tuple(filter(None, map(_error, entries)))
+
+
+def _error(entry: Any) -> AttemptError | None:
+    try:
+        return AttemptError(**entry)
+    except TypeError:  # a foreign program wrote it
+        return None

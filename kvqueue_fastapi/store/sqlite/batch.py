@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from kvqueue_fastapi.errors import KvQueueError, LeaseLostError
+from kvqueue_fastapi.errors import KvQueueError, LeaseLostError, StoreBusyError, StoreError
 from kvqueue_fastapi.model import AtomicWrite, Committed, Outcome, Send, Settlement
 from kvqueue_fastapi.store.base import ClaimRequest, Clock, Request, SettleRequest
 from kvqueue_fastapi.store.sqlite import statements as sql
@@ -52,8 +52,10 @@ class Batch:
         try:
             with write_transaction(connection, self._patience_s):
                 return Answers(self._together(connection, requests), changed)
-        except (_Replay, sqlite3.Error):
-            return Answers([self._alone(connection, request) for request in requests], changed)
+        except KvQueueError:  # the lock was not to be had: no request's own error
+            raise
+        except Exception:  # noqa: BLE001 because whose error it is shows when each is alone
+            return Answers(self._one_by_one(connection, requests), changed)
 
     def ready_types(self, connection: sqlite3.Connection, after: str, limit: int) -> list[str]:
         """Types with something to claim, in order, beginning behind `after`."""
@@ -92,6 +94,18 @@ class Batch:
                 )
         return answers
 
+    def _one_by_one(
+        self, connection: sqlite3.Connection, requests: Sequence[Request]
+    ) -> list[Any]:
+        answers: list[Any] = []
+        for request in requests:
+            answer = self._alone(connection, request)
+            answers.append(answer)
+            if isinstance(answer, StoreBusyError):
+                # Patience is for all of them together, not for each.
+                return answers + [answer] * (len(requests) - len(answers))
+        return answers
+
     def _alone(self, connection: sqlite3.Connection, request: Request) -> Any:
         try:
             with write_transaction(connection, self._patience_s):
@@ -109,6 +123,10 @@ class Batch:
             return failure
         except KvQueueError as error:
             return error
+        except Exception as error:  # noqa: BLE001 because it is this caller's answer
+            failure = StoreError(f"{self._path}: cannot be stored: {error}.")
+            failure.__cause__ = error
+            return failure
 
     def _write(self, connection: sqlite3.Connection, write: AtomicWrite, now_ms: int) -> Any:
         connection.execute(sql.SAVEPOINT)

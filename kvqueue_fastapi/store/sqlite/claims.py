@@ -2,14 +2,31 @@
 
 import json
 import sqlite3
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
-from kvqueue_fastapi.model import Claim, Claimed
+from kvqueue_fastapi.model import Claim, Claimed, Wanted
 from kvqueue_fastapi.store.base import ClaimRequest
 from kvqueue_fastapi.store.sqlite import statements as sql
 from kvqueue_fastapi.store.sqlite.leases import Undertaker, new_token
 
 PROMOTION_SLICE: Final = 1_000
+
+
+class Picks(NamedTuple):
+    """Two ways to choose messages.
+
+    Attributes:
+        together: gives all of them in one row, as JSON.
+        large: gives a row for each, which has room for larger ones.
+    """
+
+    together: str
+    large: str
+
+
+READY: Final = Picks(sql.PICK, sql.PICK_LARGE)
+QUARANTINED: Final = Picks(sql.PICK_QUARANTINED, sql.PICK_LARGE_QUARANTINED)
 
 
 def claim(
@@ -24,9 +41,10 @@ def claim(
     due_ms, any_quarantined = make_ready(connection, undertaker, now_ms=now_ms, steady_ms=steady_ms)
     taken: list[Claim] = []
     if any_quarantined and request.quarantined:
-        taken += _take(connection, sql.PICK_QUARANTINED, request, steady_ms, limit=1)
+        taken += _take(connection, QUARANTINED, request, steady_ms, limit=1)
+        request = request._replace(wanted=_without(request.wanted, taken))
     if request.limit > 0:
-        taken += _take(connection, sql.PICK, request, steady_ms, limit=request.limit)
+        taken += _take(connection, READY, request, steady_ms, limit=request.limit)
     return Claimed(taken, None if due_ms is None else max(0, due_ms - now_ms))
 
 
@@ -53,30 +71,49 @@ def _promote_due(connection: sqlite3.Connection, now_ms: int) -> int | None:
     return next_due_ms
 
 
+def _without(wanted: Sequence[Wanted], taken: Sequence[Claim]) -> Sequence[Wanted]:
+    """The room that is left of each type."""
+    types = [claim.type for claim in taken]
+    return [Wanted(kind, room - types.count(kind)) for kind, room in wanted] if types else wanted
+
+
 def _take(
     connection: sqlite3.Connection,
-    pick: str,
+    picks: Picks,
     request: ClaimRequest,
     steady_ms: int,
     *,
     limit: int,
 ) -> list[Claim]:
     token = new_token()
-    names: dict[str, Any] = {
-        "wanted": json.dumps(request.wanted),
-        "limit": limit,
-        "token": token,
-    }
-    picked = connection.execute(pick, names).fetchone()
-    if picked is None or picked[0] == "[]":
-        return []
-    connection.execute(
-        sql.TAKE,
-        {
-            "ids": picked[0],
-            "token": token,
-            "holder": request.listener_id,
-            "lease_until_ms": steady_ms + request.lease_ms,
-        },
-    )
-    return [Claim._make(row) for row in json.loads(picked[1])]
+    names = {"wanted": json.dumps(request.wanted), "limit": limit, "token": token}
+    ids, claims = _pick(connection, picks, names)
+    if claims:
+        connection.execute(
+            sql.TAKE,
+            {
+                "ids": ids,
+                "token": token,
+                "holder": request.listener_id,
+                "lease_until_ms": steady_ms + request.lease_ms,
+            },
+        )
+    return claims
+
+
+def _pick(
+    connection: sqlite3.Connection, picks: Picks, names: dict[str, Any]
+) -> tuple[str, list[Claim]]:
+    """Choose messages. Returns their ids as JSON, and the claims."""
+    while True:
+        try:
+            ids, rows = connection.execute(picks.together, names).fetchone() or ("[]", "[]")
+            return ids, [Claim._make(row) for row in json.loads(rows)]
+        except sqlite3.DataError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_TOOBIG:
+                raise
+        # Together they do not fit into one value of SQLite's, so fewer are tried.
+        if names["limit"] == 1:
+            claims = [Claim._make(row) for row in connection.execute(picks.large, names)]
+            return json.dumps([claim.id for claim in claims]), claims
+        names["limit"] = max(1, names["limit"] // 4)

@@ -34,6 +34,7 @@ class DatabaseThread:
         self._seen = 0
         self._looked_at = 0.0
         self._closed = False
+        self._closing = threading.Lock()
         # A daemon, because a process that forgets to close must still be able to exit.
         self._thread = threading.Thread(target=self._main, name="kvqueue-database", daemon=True)
         self._thread.start()
@@ -75,15 +76,18 @@ class DatabaseThread:
 
     def close(self) -> None:
         """Finish what was submitted, close the connection, end the thread."""
-        if not self._closed:
-            self._closed = True
-            self._jobs.put(None)
-            self._thread.join()
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                self._jobs.put(None)
+        self._thread.join()
 
     def _put(self, job: Job) -> None:
-        if self._closed:
-            raise KvQueueClosedError
-        self._jobs.put(job)
+        # Locked, because a job behind the last one would never be answered.
+        with self._closing:
+            if self._closed:
+                raise KvQueueClosedError
+            self._jobs.put(job)
 
     def _main(self) -> None:
         connection: sqlite3.Connection | None = None
@@ -112,9 +116,14 @@ class DatabaseThread:
                 continue
 
     def _look(self, connection: sqlite3.Connection) -> None:
-        # Our own commits do not move it, because they are made on this very connection.
-        version = connection.execute("PRAGMA data_version").fetchone()[0]
         self._looked_at = time.monotonic()
+        try:
+            # Our own commits do not move it, because they are made on this very connection.
+            version = connection.execute("PRAGMA data_version").fetchone()[0]
+        except sqlite3.Error:
+            # Such as SQLITE_BUSY while another process recovers from a crash: the next look
+            # tells, and an error that stays is told to whoever submits a job.
+            return
         if version != self._seen:
             self._seen = version
             if self._watcher is not None:

@@ -13,7 +13,12 @@ from kvqueue_fastapi.store.base import ClaimRequest, Clock, Request, SettleReque
 from kvqueue_fastapi.store.sqlite import statements as sql
 from kvqueue_fastapi.store.sqlite.admin import SqliteAdmin
 from kvqueue_fastapi.store.sqlite.batch import Batch
-from kvqueue_fastapi.store.sqlite.connection import connect, store_error, write_transaction
+from kvqueue_fastapi.store.sqlite.connection import (
+    connect,
+    patiently,
+    store_error,
+    write_transaction,
+)
 from kvqueue_fastapi.store.sqlite.database_thread import DatabaseThread
 from kvqueue_fastapi.store.sqlite.leases import Undertaker, extend
 from kvqueue_fastapi.store.sqlite.listeners import Listeners
@@ -59,6 +64,7 @@ class SqliteStore:
         self._wakes: list[Callable[[], None]] = []
         self._writer: Writer[Request] = Writer(self._apply)
         self._users = 1
+        self._closing = False
         self._users_lock = threading.Lock()
         self._reader: Reader = ThreadReader(self._thread)
         self.admin = SqliteAdmin(self._reader, self._transact, clock)
@@ -149,6 +155,7 @@ class SqliteStore:
     def leave_listener(self, listener_id: int) -> None:
         """Take the mark of life away, and give back what it still holds. Blocks."""
         self._call(lambda connection: self._listeners.leave(connection, listener_id))
+        self._foreign_change()
 
     def settle_now(self, settlements: Sequence[Settlement]) -> list[bool]:
         """`settle`, for a thread that outlived its event loop. Blocks."""
@@ -202,9 +209,16 @@ class SqliteStore:
 
     async def close(self) -> None:
         """Finish what was submitted, then let go of the database."""
-        await self._writer.close()
-        await self._reader.close()
-        await asyncio.to_thread(self.let_go)
+        is_first, self._closing = not self._closing, True
+        try:
+            await self._writer.close()
+        finally:
+            # Whatever happens, because the reader's thread would keep the process alive.
+            try:
+                await self._reader.close()
+            finally:
+                if is_first:
+                    await asyncio.to_thread(self.let_go)
 
     async def _apply(self, requests: Sequence[Request]) -> list[object]:
         answers, changed = await self._run(
@@ -224,7 +238,13 @@ class SqliteStore:
         return result
 
     async def _fetch(self, statement: str, names: dict[str, object]) -> list[Any]:
-        return await self._run(lambda connection: connection.execute(statement, names).fetchall())
+        def read(connection: sqlite3.Connection) -> list[Any]:
+            # A process that recovers the file from a crash keeps readers out, too.
+            return patiently(
+                lambda: connection.execute(statement, names).fetchall(), self._patience_s
+            )
+
+        return await self._run(read)
 
     async def _run(self, work: Callable[[sqlite3.Connection], R]) -> R:
         try:

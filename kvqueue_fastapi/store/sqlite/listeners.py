@@ -7,6 +7,7 @@ import socket
 import sqlite3
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Final, TypeVar
 
 from kvqueue_fastapi.store.base import Clock
@@ -19,15 +20,16 @@ from kvqueue_fastapi.store.sqlite.presence import Presence, forget, is_dead
 R = TypeVar("R")
 Call = Callable[[Callable[[sqlite3.Connection], R]], R]
 
-_NO_LOCKS: Final = ""
-"""In place of a boot's id: this listener could not show a lock, only its leases tell."""
+_NO_LOCKS: Final = "no locks "
+"""Before a boot's id: this listener could not show a lock, only its leases tell."""
 
 
 class Listeners:
     """The listeners of one database, as this process sees them and takes part."""
 
     def __init__(self, path: str, clock: Clock, undertaker: Undertaker, patience_s: float) -> None:
-        self._path = path
+        # By one name, because others may have opened the file through a link.
+        self._path = path if path == MEMORY else str(Path(path).resolve())
         self._clock = clock
         self._undertaker = undertaker
         self._patience_s = patience_s
@@ -38,18 +40,20 @@ class Listeners:
         """Show a mark of life, then say that this process listens. Returns the listener's id."""
         listener_id = random.getrandbits(62) + 1
         presence = self._show(listener_id)
-        with write_transaction(connection, self._patience_s):
-            connection.execute(
-                sql.INSERT_LISTENER,
-                {
-                    "id": listener_id,
-                    "host": socket.gethostname(),
-                    "boot": _NO_LOCKS if presence is None else self._boot,
-                    "pid": os.getpid(),
-                    "since_ms": self._clock.wall_ms(),
-                    "types": json.dumps(sorted(types)),
-                },
-            )
+        names = {
+            "id": listener_id,
+            "host": socket.gethostname(),
+            "boot": (_NO_LOCKS if presence is None else "") + self._boot,
+            "pid": os.getpid(),
+            "since_ms": self._clock.wall_ms(),
+            "types": json.dumps(sorted(types)),
+        }
+        try:
+            with write_transaction(connection, self._patience_s):
+                connection.execute(sql.INSERT_LISTENER, names)
+        except BaseException:
+            _end(presence)
+            raise
         self._present[listener_id] = presence
         return listener_id
 
@@ -58,9 +62,7 @@ class Listeners:
         with write_transaction(connection, self._patience_s):
             connection.execute(sql.RELEASE_ALL_OF, {"holder": listener_id})
             connection.execute(sql.DELETE_LISTENER, {"id": listener_id})
-        presence = self._present.pop(listener_id, None)
-        if presence is not None:
-            presence.end()
+        _end(self._present.pop(listener_id, None))
 
     def bury_the_dead(self, call: "Call[list[tuple[int, str]]]", free: "Call[int]") -> int:
         """Free what dead listeners held. Returns how many messages that were.
@@ -82,9 +84,7 @@ class Listeners:
     def end_presence(self) -> None:
         """Let go of every lock, when the database is closed."""
         while self._present:
-            _, presence = self._present.popitem()
-            if presence is not None:
-                presence.end()
+            _end(self._present.popitem()[1])
 
     def _show(self, listener_id: int) -> Presence | None:
         if self._path == MEMORY:
@@ -95,10 +95,15 @@ class Listeners:
             return None
 
     def _is_dead(self, listener_id: int, boot: str) -> bool:
-        if boot == _NO_LOCKS:
-            return False
-        return boot != self._boot or is_dead(self._path, listener_id)
+        if boot.removeprefix(_NO_LOCKS) != self._boot:
+            return True
+        return not boot.startswith(_NO_LOCKS) and is_dead(self._path, listener_id)
 
     def _free(self, connection: sqlite3.Connection, listener_id: int) -> int:
         with write_transaction(connection, self._patience_s):
             return self._undertaker.end_of(connection, listener_id, self._clock.wall_ms())
+
+
+def _end(presence: Presence | None) -> None:
+    if presence is not None:
+        presence.end()

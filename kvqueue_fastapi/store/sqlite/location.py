@@ -50,7 +50,8 @@ def refuse_network(path: str) -> None:
     Raises:
         StoreError: naming the file system.
     """
-    kind = _file_system(Path(path).parent)
+    # The database may be a link: SQLite's locks are where it leads.
+    kind = _file_system(Path(path).resolve().parent)
     if kind is not None and _NETWORK.fullmatch(kind):
         msg = (
             f"{path} lies on a network file system ({kind}), where SQLite's locks do not hold. "
@@ -67,13 +68,12 @@ def boot_id() -> str:
         return socket.gethostname()
 
 
-def _file_system(directory: Path) -> str | None:
+def _file_system(resolved: Path) -> str | None:
     try:
         mounts = _MOUNTS.read_text("utf-8", "replace").splitlines()
     except OSError:  # not Linux
         return None
     best, kind = -1, None
-    resolved = directory.resolve()
     for line in mounts:
         before, _, after = line.partition(" - ")
         mount = Path(_OCTAL.sub(lambda code: chr(int(code[1], 8)), before.split()[4]))

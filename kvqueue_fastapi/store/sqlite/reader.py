@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import aiosqlite
 
+from kvqueue_fastapi.errors import KvQueueClosedError
 from kvqueue_fastapi.store.sqlite.connection import store_error, text
 from kvqueue_fastapi.store.sqlite.database_thread import DatabaseThread
 
@@ -31,6 +32,7 @@ class FileReader:
     def __init__(self, connection: aiosqlite.Connection, path: str) -> None:
         self._connection = connection
         self._path = path
+        self._closed = False
 
     @classmethod
     async def open(cls, path: str) -> "FileReader":
@@ -44,6 +46,8 @@ class FileReader:
 
     async def fetch_all(self, statement: str, names: Mapping[str, Any]) -> list[Any]:
         """All rows of a query, in one hop: a cursor left open would block a checkpoint."""
+        if self._closed:
+            raise KvQueueClosedError
         try:
             return list(await self._connection.execute_fetchall(statement, dict(names)))
         except sqlite3.Error as error:
@@ -51,6 +55,7 @@ class FileReader:
 
     async def close(self) -> None:
         """Close the connection and its thread, which would keep the process alive."""
+        self._closed = True
         await self._connection.close()
 
 

@@ -70,7 +70,7 @@ UPDATE kvqueue_messages SET state = CASE WHEN crashes > 0 THEN 4 ELSE 0 END
 NEXT_DUE: Final = "SELECT min(due_at_ms) FROM kvqueue_messages WHERE state = 1"
 
 # SQLite refuses a LIMIT that is correlated, hence a list for each type, cut by its position.
-PICK: Final = """
+_PICKED: Final = """
 WITH wanted (position, type, room) AS MATERIALIZED (
     SELECT asked.key, asked.value ->> 0, asked.value ->> 1 FROM json_each(:wanted) AS asked
      WHERE NOT EXISTS (SELECT 1 FROM kvqueue_types AS known
@@ -84,29 +84,40 @@ picked (id) AS (
                     ORDER BY priority DESC, due_at_ms, id LIMIT :limit))) AS candidate
      WHERE candidate.key < wanted.room
      ORDER BY candidate.key, wanted.position LIMIT :limit)
-SELECT json_group_array(message.id),
-       json_group_array(json_array(
-           message.id, :token, message.type, message.data, message.attempt + 1,
-           message.crashes, message.sent_at_ms, message.ordering_key, message.options))
+"""
+_CLAIM_FIELDS: Final = """
+message.id, :token, message.type, message.data, min(message.attempt + 1, 9007199254740991),
+message.crashes, message.sent_at_ms, message.ordering_key, message.options
+"""
+_FROM_PICKED: Final = """
   FROM picked CROSS JOIN kvqueue_messages AS message
  WHERE message.id = picked.id
 """
-PICK_QUARANTINED: Final = """
-SELECT json_array(message.id), json_array(json_array(
-           message.id, :token, message.type, message.data, message.attempt + 1,
-           message.crashes, message.sent_at_ms, message.ordering_key, message.options))
+_FROM_QUARANTINED: Final = """
   FROM json_each(:wanted) AS asked CROSS JOIN kvqueue_messages AS message
  WHERE message.id = (SELECT id FROM kvqueue_messages
                       WHERE state = 4 AND type = asked.value ->> 0
                       ORDER BY due_at_ms, id LIMIT 1)
+   AND asked.value ->> 1 > 0
    AND NOT EXISTS (SELECT 1 FROM kvqueue_types AS known
                     WHERE known.type = message.type AND known.paused = 1)
  ORDER BY message.due_at_ms, message.id LIMIT 1
 """
+PICK: Final = (
+    f"{_PICKED} SELECT json_group_array(message.id),"
+    f" json_group_array(json_array({_CLAIM_FIELDS})) {_FROM_PICKED}"
+)
+PICK_QUARANTINED: Final = (
+    f"SELECT json_array(message.id), json_array(json_array({_CLAIM_FIELDS})) {_FROM_QUARANTINED}"
+)
+# For a message that is too large to become JSON within SQLite.
+PICK_LARGE: Final = f"{_PICKED} SELECT {_CLAIM_FIELDS} {_FROM_PICKED}"
+PICK_LARGE_QUARANTINED: Final = f"SELECT {_CLAIM_FIELDS} {_FROM_QUARANTINED}"
+# Counts have an end, because a sum beyond 64 bits is no INTEGER: it would stop every claim.
 TAKE: Final = """
 UPDATE kvqueue_messages
    SET state = 3, token = :token, holder = :holder, lease_until_ms = :lease_until_ms,
-       attempt = attempt + 1
+       attempt = min(attempt + 1, 9007199254740991)
  WHERE id IN (SELECT value FROM json_each(:ids))
 """
 READY_TYPES: Final = """
@@ -118,7 +129,12 @@ WITH RECURSIVE ready (type) AS (
 SELECT type FROM ready WHERE type IS NOT NULL LIMIT :limit
 """
 QUARANTINED_TYPES: Final = """
-SELECT DISTINCT type FROM kvqueue_messages WHERE state = 4 AND type > :after LIMIT :limit
+WITH RECURSIVE quarantined (type) AS (
+    SELECT min(type) FROM kvqueue_messages WHERE state = 4 AND type > :after
+    UNION ALL
+    SELECT (SELECT min(type) FROM kvqueue_messages WHERE state = 4 AND type > quarantined.type)
+      FROM quarantined WHERE quarantined.type IS NOT NULL)
+SELECT type FROM quarantined WHERE type IS NOT NULL LIMIT :limit
 """
 LISTENED_TYPES: Final = """
 SELECT DISTINCT type.value FROM kvqueue_listeners, json_each(kvqueue_listeners.types) AS type
@@ -142,13 +158,14 @@ UPDATE kvqueue_messages
 DEFER_HELD: Final = """
 UPDATE kvqueue_messages
    SET state = CASE WHEN :due_at_ms > :now_ms THEN 1 WHEN crashes > 0 THEN 4 ELSE 0 END,
-       due_at_ms = :due_at_ms, token = 0, holder = 0, attempt = attempt - 1
+       due_at_ms = :due_at_ms, token = 0, holder = 0,
+       attempt = max(attempt - 1, 0)
  WHERE id = :id AND token = :token AND state = 3
 """
 RELEASE_HELD: Final = """
 UPDATE kvqueue_messages
    SET state = CASE WHEN crashes > 0 THEN 4 ELSE 0 END, token = 0, holder = 0,
-       attempt = attempt - 1
+       attempt = max(attempt - 1, 0)
  WHERE id = :id AND token = :token AND state = 3
 """
 HELD: Final = """
@@ -159,8 +176,8 @@ BURY: Final = """
 INSERT OR REPLACE INTO kvqueue_dead_letters
        (id, type, data, priority, sent_at_ms, died_at_ms, attempt, crashes, ordering_key,
         options, errors, reason, requeued_from)
-SELECT id, type, data, priority, sent_at_ms, :now_ms, attempt, crashes + :crashes, ordering_key,
-       options,
+SELECT id, type, data, priority, sent_at_ms, :now_ms, attempt,
+       min(crashes + :crashes, 9007199254740991), ordering_key, options,
        json_insert(iif(json_valid(errors), errors, '[]'), '$[#]',
            json_object('attempt', attempt, 'at_ms', :now_ms, 'text', :text, 'trace', :trace)),
        :text, requeued_from
@@ -200,7 +217,7 @@ UPDATE kvqueue_messages
 RELEASE_ALL_OF: Final = """
 UPDATE kvqueue_messages
    SET state = CASE WHEN crashes > 0 THEN 4 ELSE 0 END, token = 0, holder = 0,
-       attempt = attempt - 1
+       attempt = max(attempt - 1, 0)
  WHERE state = 3 AND holder = :holder
 """
 
@@ -280,6 +297,9 @@ SELECT type, data, priority, ordering_key, options FROM kvqueue_dead_letters WHE
 """
 DELETE_DEAD_LETTER: Final = "DELETE FROM kvqueue_dead_letters WHERE id = :id"
 READ_STATE: Final = "SELECT state, ordering_key FROM kvqueue_messages WHERE id = :id"
+MOVE_IDEMPOTENT: Final = """
+UPDATE kvqueue_idempotency SET message_id = :id WHERE message_id = :requeued_from
+"""
 FORGET_IDEMPOTENT: Final = "DELETE FROM kvqueue_idempotency WHERE message_id = :id"
 LISTENERS: Final = """
 SELECT id, host, pid, since_ms, types,

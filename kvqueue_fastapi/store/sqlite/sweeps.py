@@ -4,7 +4,7 @@ import sqlite3
 from typing import Final
 
 from kvqueue_fastapi.store.sqlite import statements as sql
-from kvqueue_fastapi.store.sqlite.connection import write_transaction
+from kvqueue_fastapi.store.sqlite.connection import patiently, write_transaction
 
 SLICE: Final = 500
 _PAGES: Final = 1_000
@@ -25,5 +25,6 @@ def sweep(
         )
     if not gone:
         # Fetched to the end, because each step of this one frees a page.
-        connection.execute(f"PRAGMA incremental_vacuum({_PAGES})").fetchall()
+        vacuum = f"PRAGMA incremental_vacuum({_PAGES})"
+        patiently(lambda: connection.execute(vacuum).fetchall(), patience_s)
     return gone

@@ -1,0 +1,103 @@
+"""Several processes, or several parts of one, on one file."""
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from fleet import Fleet
+
+from kvqueue_fastapi import KvQueue, KvQueueModule, on_queue_message
+
+
+async def test_two_workers_share_a_backlog(fleet: Fleet, queue: KvQueue) -> None:
+    # case 94
+    ids = await queue.send_messages([("work", {"seconds": 0.05})] * 900)
+    settings = {"concurrency": 10}
+
+    workers = [await fleet.start(settings=settings) for _ in range(2)]
+    await fleet.ended(*ids)
+
+    assert fleet.ledger.count("begun") == dict.fromkeys(ids, 1)
+    share = Counter(line.pid for line in fleet.ledger.lines("begun"))
+    print(f"shares: {sorted(share.values())}")
+    assert all(share[worker.pid] >= 90 for worker in workers)
+
+
+async def test_three_processes_of_three_writers_have_each_message_handled_once(
+    fleet: Fleet,
+) -> None:
+    # case 95
+    listener = await fleet.start()
+
+    senders = [await fleet.start("send", writers=3, count=1_000) for _ in range(3)]
+    await fleet.until(lambda: len(fleet.ledger.lines("done")) == 3)
+
+    assert [sender.wait() for sender in senders] == [0, 0, 0]
+    sent = [line.id for line in fleet.ledger.lines("sent")]
+    assert len(sent) == len(set(sent)) == 9_000
+    await fleet.ended(*sent)
+    assert fleet.ledger.count("begun") == dict.fromkeys(sent, 1)
+    assert listener.poll() is None
+    assert not fleet.log.read_text()
+
+
+@pytest.mark.parametrize("_", range(3))
+async def test_a_hundred_open_a_new_file_at_once(fleet: Fleet, _: int) -> None:
+    # case 96
+    openers = [fleet.launch("open_often", count=25) for _ in range(4)]
+
+    await fleet.until(lambda: all(opener.poll() is not None for opener in openers))
+
+    assert [opener.returncode for opener in openers] == [0] * 4, fleet.log.read_text()
+    assert not fleet.log.read_text()
+    assert fleet.rows("SELECT count(*) FROM kvqueue_messages") == [(100,)]
+
+
+async def test_a_forked_child_does_not_keep_its_dead_parent_alive(
+    fleet: Fleet, queue: KvQueue
+) -> None:
+    parent = await fleet.start("listen_and_fork")
+    await fleet.until(lambda: fleet.ledger.lines("forked"))
+    message_id = await queue.send_message("work", {"seconds": 60})
+    await fleet.begun(message_id)
+    await fleet.start()
+
+    killed_at = fleet.kill(parent)
+    again = await fleet.begun(message_id, times=2)
+
+    assert again.at - killed_at < 3
+
+
+async def test_the_end_of_a_forked_child_does_not_end_its_parent(
+    fleet: Fleet, queue: KvQueue
+) -> None:
+    await fleet.start("listen_and_fork", child_s=1)
+    message_id = await queue.send_message("work", {"seconds": 3})
+    await fleet.begun(message_id)
+    await fleet.start()
+
+    await fleet.until(lambda: fleet.ledger.lines("child gone"))
+    await fleet.ended(message_id)
+
+    assert fleet.ledger.count("begun") == {message_id: 1}
+
+
+@pytest.mark.parametrize("spelling", ["queue.db", "same/queue.db", "link.db"])
+async def test_two_modules_share_one_file_in_one_process(tmp_path: Path, spelling: str) -> None:
+    (tmp_path / "same").symlink_to(tmp_path)
+    (tmp_path / "link.db").symlink_to(tmp_path / "queue.db")
+    handled: Counter[int] = Counter()
+
+    @on_queue_message("work")
+    async def work(number: int) -> None:
+        handled[number] += 1
+        await asyncio.sleep(1.5)
+
+    first = KvQueueModule(str(tmp_path / "queue.db"), consumers=[work])
+    second = KvQueueModule(str(tmp_path / spelling), consumers=[work])
+    async with first.running() as queue, second.running():
+        await queue.send_messages([("work", number) for number in range(150)])
+        await asyncio.sleep(2.5)
+
+    assert handled == dict.fromkeys(range(150), 1)

@@ -1,0 +1,40 @@
+"""Event loops that end while messages are being handled, without a proper stop."""
+
+import subprocess
+
+import pytest
+from fleet import Fleet
+
+from kvqueue_fastapi import KvQueue, KvQueueAdmin
+
+EXIT_S = 5
+"""The loops end themselves after half a second or a second."""
+
+
+@pytest.mark.parametrize(
+    ("role", "code"),
+    [
+        ("listen_until_exit", 7),
+        ("listen_until_error", 1),
+        ("listen_until_cancelled", 1),
+        ("listen_on_a_dropped_loop", 0),
+        ("stop_the_loop", 0),
+    ],
+)
+async def test_the_process_exits_and_its_messages_come_again(
+    fleet: Fleet, queue: KvQueue, admin: KvQueueAdmin, role: str, code: int
+) -> None:
+    ids = await queue.send_messages([("work", {"seconds": 60}), ("work", {"seconds": 61})])
+    leaver = await fleet.start(role, settings={"shutdown_timeout_s": 0.2})
+    await fleet.begun(ids[0])
+    await fleet.begun(ids[1])
+
+    try:
+        assert leaver.wait(EXIT_S) == code
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"{role} did not exit; {fleet.log.read_text()}")
+    await fleet.start()
+
+    # One at a time where the ending counts as a crash.
+    await fleet.begun(ids[0], times=2, within_s=5)
+    assert not await admin.dead_letters()

@@ -1,0 +1,42 @@
+"""One suite over every engine: the fixture `store` is made once for each of them."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from store.given import ManualClock
+
+from kvqueue_fastapi.settings import KvQueueSettings
+from kvqueue_fastapi.store import AnyStore, open_store
+
+ENGINES = ("sqlite-file", "sqlite-memory")
+"""PostgreSQL becomes a third one: a name here, a URL below."""
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def url(engine: str, tmp_path: Path) -> str:
+    return {"sqlite-file": str(tmp_path / "queue.db"), "sqlite-memory": ":memory:"}[engine]
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def settings() -> KvQueueSettings:
+    return KvQueueSettings(max_crashes=3, dead_letter_retention_s=3_600)
+
+
+@pytest.fixture
+async def store(
+    url: str, settings: KvQueueSettings, clock: ManualClock
+) -> AsyncIterator[AnyStore]:
+    store = await open_store(url, settings, clock)
+    yield store
+    await store.close()

@@ -1,0 +1,169 @@
+"""Other programs' locks: waited for with patience, not for ever, and with no harm done."""
+
+import asyncio
+import sqlite3
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from store.given import claim, ending, mail, send
+
+from kvqueue_fastapi.errors import StoreBusyError
+from kvqueue_fastapi.settings import KvQueueSettings
+from kvqueue_fastapi.store import AnyStore, open_store
+
+Verb = Callable[[AnyStore], Awaitable[Any]]
+
+WRITING: dict[str, Verb] = {
+    "send": lambda store: send(store, mail()),
+    "claim": lambda store: claim(store),
+    "settle": lambda store: store.settle([]),
+    "ready_types": lambda store: store.ready_types(after="", limit=1),
+    "enter_listener": lambda store: store.enter_listener([]),
+    "pause": lambda store: store.admin.set_paused("mail", paused=True),
+    "extend": lambda store: asyncio.to_thread(store.extend, [(1, 1)], 5),
+    "sweep": lambda store: asyncio.to_thread(store.sweep),
+    "leave_listener": lambda store: asyncio.to_thread(store.leave_listener, 1),
+}
+READING: dict[str, Verb] = {
+    "counts": lambda store: store.admin.counts(),
+    "count_pending": lambda store: store.count_pending(most=5),
+    "paused_types": lambda store: store.paused_types(),
+    "listened_types": lambda store: store.listened_types(),
+    "end_leases_of_the_dead": lambda store: asyncio.to_thread(store.end_leases_of_the_dead),
+}
+
+
+@pytest.mark.parametrize("verb", WRITING)
+async def test_lock_that_is_freed_in_time_is_no_error(
+    store: AnyStore, foreign: sqlite3.Connection, verb: str
+) -> None:
+    foreign.execute("BEGIN IMMEDIATE")
+    asyncio.get_running_loop().call_later(0.05, foreign.execute, "COMMIT")
+
+    await WRITING[verb](store)
+
+    assert not foreign.in_transaction
+
+
+@pytest.mark.parametrize("verb", WRITING)
+async def test_lock_that_is_held_too_long_is_a_busy_error(
+    store: AnyStore, foreign: sqlite3.Connection, verb: str
+) -> None:
+    foreign.execute("BEGIN IMMEDIATE")
+
+    with pytest.raises(StoreBusyError, match="Another program has held the database's lock"):
+        await WRITING[verb](store)
+
+    foreign.execute("ROLLBACK")
+    await WRITING[verb](store)
+
+
+@pytest.mark.parametrize("verb", READING)
+async def test_reading_does_not_wait_for_a_writer(
+    store: AnyStore, foreign: sqlite3.Connection, verb: str
+) -> None:
+    foreign.execute("BEGIN IMMEDIATE")
+
+    await READING[verb](store)
+
+    foreign.execute("ROLLBACK")
+
+
+async def test_all_who_wait_for_a_lock_are_told_at_once(
+    store: AnyStore, foreign: sqlite3.Connection
+) -> None:
+    foreign.execute("BEGIN IMMEDIATE")
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+
+    answers = await asyncio.gather(
+        *(send(store, mail()) for _ in range(200)), return_exceptions=True
+    )
+
+    assert {type(answer) for answer in answers} == {StoreBusyError}
+    assert loop.time() - begun < 1  # one patience or two, not two hundred
+    foreign.execute("ROLLBACK")
+    assert await claim(store) == []
+
+
+async def test_replay_waits_for_a_lock_once_only(
+    store: AnyStore, foreign: sqlite3.Connection
+) -> None:
+    await send(store, mail())
+    (held,) = await claim(store)
+    stale = ending(held)._replace(token=1)
+    loop = asyncio.get_running_loop()
+    _take_lock_at_rollback(store, foreign)
+    begun = loop.time()
+
+    answers = await asyncio.gather(
+        *(store.settle([stale]) for _ in range(50)), return_exceptions=True
+    )
+
+    assert {type(answer) for answer in answers} == {StoreBusyError}
+    assert loop.time() - begun < 1
+    foreign.execute("ROLLBACK")
+
+
+async def test_open_reader_does_not_hold_up_writes(
+    store: AnyStore, foreign: sqlite3.Connection
+) -> None:
+    await send(store, mail())
+    foreign.execute("BEGIN")
+    foreign.execute("SELECT count(*) FROM kvqueue_messages").fetchone()
+
+    ids = [await send(store, mail()) for _ in range(20)]
+
+    assert len(ids) == 20
+    assert foreign.execute("SELECT count(*) FROM kvqueue_messages").fetchone() == (1,)
+    foreign.execute("ROLLBACK")
+
+
+async def test_two_stores_that_write_back_to_back_both_get_through(
+    path: Path, settings: KvQueueSettings
+) -> None:
+    stores = [await open_store(str(path), settings) for _ in range(3)]
+
+    async def flood(store: AnyStore) -> None:
+        for _ in range(100):
+            await send(store, mail())
+
+    await asyncio.gather(*map(flood, stores))
+    pending = await stores[0].count_pending(most=999)
+    await asyncio.gather(*(store.close() for store in stores))
+
+    assert pending == 300
+
+
+async def test_busy_program_beside_us_loses_nothing(store: AnyStore, path: Path) -> None:
+    def write() -> None:
+        with closing(sqlite3.connect(path, isolation_level=None, timeout=5)) as other:
+            for _ in range(200):
+                other.execute("INSERT INTO kvqueue_messages (type) VALUES ('other')")
+                time.sleep(0.0005)
+
+    *answers, _ = await asyncio.gather(
+        *(send(store, mail()) for _ in range(300)), asyncio.to_thread(write)
+    )
+
+    found = await claim(store, limit=999, room=999)
+    assert [one.id for one in found] == [number for (number,) in answers]
+    assert len(await claim(store, "other", limit=999, room=999)) == 200
+
+
+def _take_lock_at_rollback(store: AnyStore, foreign: sqlite3.Connection) -> None:
+    """Lets another program take the lock between a batch and its replay."""
+
+    def watch(statement: str) -> None:
+        if statement == "BEGIN IMMEDIATE" and rolled_back and not foreign.in_transaction:
+            foreign.execute("BEGIN IMMEDIATE")
+        if statement == "ROLLBACK":
+            rolled_back.append(True)
+
+    rolled_back: list[bool] = []
+    store._thread.call(lambda connection: connection.set_trace_callback(watch))

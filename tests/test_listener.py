@@ -1,0 +1,361 @@
+import asyncio
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contract.harness import Bench, Crowd, Seen, running, until
+
+from kvqueue_fastapi import Message, RetryLater, on_queue_message
+
+
+@contextmanager
+def other_program(where: Path) -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(where / "q.db", timeout=5, isolation_level=None)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def typed(seen: Seen) -> Any:
+    """Make a handler that keeps the type of its message."""
+
+    async def handle(message: Message) -> None:
+        seen.add(message.type)
+
+    return handle
+
+
+async def test_flood_of_one_type_does_not_starve_another(tmp_path: Path) -> None:
+    seen = Seen()
+    async with running(tmp_path, listen=False) as bench:
+        await bench.queue.send_messages([("flood", n) for n in range(500)])
+        await bench.queue.send_messages([("drop", n) for n in range(5)])
+
+    callbacks = {"flood": typed(seen), "drop": typed(seen)}
+    async with running(tmp_path, callbacks=callbacks, concurrency=1):
+        await seen.reach(505)
+
+    assert seen[:30].count("drop") == 5
+
+
+@pytest.mark.parametrize("unhandled", ["leave", "fail"])
+async def test_forty_types_take_turns_however_little_room_there_is(
+    tmp_path: Path, unhandled: str
+) -> None:
+    seen = Seen()
+    types = [f"t{number:02}" for number in range(40)]
+    async with running(tmp_path, listen=False) as bench:
+        await bench.queue.send_messages([(kind, n) for kind in types for n in range(25)])
+
+    async with running(
+        tmp_path, callbacks=dict.fromkeys(types, typed(seen)), concurrency=1, unhandled=unhandled
+    ):
+        await seen.reach(1_000)
+
+    early = Counter(seen[:500])
+    assert len(early) == 40
+    assert set(Counter(seen).values()) == {25}
+
+
+async def test_forty_types_that_nobody_handles_all_fail(tmp_path: Path) -> None:
+    types = [f"t{number:02}" for number in range(40)]
+    seen = Seen()
+    async with running(
+        tmp_path, callbacks={"known": seen.take}, unhandled="fail", backoff_schedule_s=()
+    ) as bench:
+        await bench.queue.send_messages([(kind, 1) for kind in types])
+        await bench.queue.send_message("known", 1)
+        await until(lambda: has_dead(bench, 40))
+        await seen.reach(1)
+
+        assert {dead.type for dead in await bench.admin.dead_letters()} == set(types)
+
+
+async def test_type_that_nobody_handles_is_reported_once_by_each_process(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvqueue_fastapi.unhandled.REPORT_S", 0.01)
+    async with (
+        running(tmp_path, callbacks={"here": print_}, poll_interval_s=0.05) as bench,
+        running(tmp_path, callbacks={"there": print_}, poll_interval_s=0.05),
+    ):
+        await bench.admin.pause("there")
+        await bench.queue.send_messages([("nobody", 1), ("nobody", 2), ("there", 3)])
+        await until(lambda: said(caplog, "'nobody'"))
+        await asyncio.sleep(1)
+
+    reported = Counter(r.getMessage() for r in caplog.records if r.module == "unhandled")
+    assert list(reported.values()) == [2]
+
+
+@pytest.mark.parametrize("is_async", [True, False], ids=["async", "sync"])
+async def test_handlers_own_concurrency_is_never_exceeded_and_leaves_room_for_others(
+    tmp_path: Path,
+    is_async: bool,  # noqa: FBT001 because pytest gives it
+) -> None:
+    seen, crowd = Seen(), Crowd()
+
+    def sync(message: Message) -> None:
+        crowd.enter("few")
+        time.sleep(0.005)
+        crowd.leave("few")
+        seen.add(message.type)
+
+    async def slow(message: Message) -> None:
+        crowd.enter("few")
+        await asyncio.sleep(0.005)
+        crowd.leave("few")
+        seen.add(message.type)
+
+    limited = on_queue_message("few", concurrency=2)(slow if is_async else sync)
+    async with running(tmp_path, limited, callbacks={"many": typed(seen)}, concurrency=5) as bench:
+        await bench.queue.send_messages([("few", n) for n in range(60)])
+        await bench.queue.send_messages([("many", n) for n in range(60)])
+        await seen.reach(120)
+
+    assert crowd.most["few"] == 2
+    assert seen[:80].count("many") == 60
+
+
+async def test_no_more_sync_handlers_run_than_there_are_threads(tmp_path: Path) -> None:
+    seen, crowd = Seen(), Crowd()
+
+    def handle(data: int) -> None:
+        crowd.enter("threads")
+        time.sleep(0.005)
+        crowd.leave("threads")
+        seen.add(data)
+
+    async with running(tmp_path, callbacks={"a": handle, "b": handle}, sync_concurrency=3) as bench:
+        await bench.queue.send_messages([("ab"[n % 2], n) for n in range(100)])
+        await seen.reach(100)
+
+    assert crowd.most["threads"] == 3
+
+
+async def test_messages_of_one_key_run_one_at_a_time_in_order_across_types(
+    tmp_path: Path,
+) -> None:
+    seen, crowd = Seen(), Crowd()
+
+    async def handle(data: tuple[str, int], message: Message) -> None:
+        crowd.enter(data[0], "all")
+        await asyncio.sleep(0.001)
+        crowd.leave(data[0], "all")
+        seen.add(data)
+
+    async with running(tmp_path, callbacks={"a": handle, "b": handle}) as bench:
+        for number in range(30):
+            for key in ("x", "y", "z"):
+                await bench.queue.send_message(
+                    "ab"[number % 2], (key, number), ordering_key=key, priority=number
+                )
+        await seen.reach(90)
+
+    for key in ("x", "y", "z"):
+        assert [number for k, number in seen if k == key] == list(range(30))
+        assert crowd.most[key] == 1
+    assert crowd.most["all"] > 1
+
+
+async def test_failed_head_holds_its_successors_back_until_it_is_dead(tmp_path: Path) -> None:
+    seen = Seen()
+
+    async def handle(data: str) -> None:
+        seen.add(data)
+        if data == "bad":
+            raise ValueError
+
+    async with running(tmp_path, callbacks={"n": handle}, backoff_schedule_s=(0.05, 0.05)) as bench:
+        for data, key in [("bad", "k"), ("next", "k"), ("other", "l"), ("free", None)]:
+            await bench.queue.send_message("n", data, ordering_key=key)
+
+        came = await seen.reach(6)
+
+    assert [data for data in came if data in {"bad", "next"}] == ["bad", "bad", "bad", "next"]
+    assert came.index("other") < 4
+    assert came.index("free") < 4
+
+
+@pytest.mark.parametrize("delay", [0, 0.1])
+async def test_head_that_asks_for_later_keeps_its_key_blocked(tmp_path: Path, delay: float) -> None:
+    seen = Seen()
+
+    async def handle(data: str) -> None:
+        if seen.add(data) <= 2 and data == "head":
+            raise RetryLater(delay)
+
+    async with running(tmp_path, callbacks={"n": handle}) as bench:
+        await bench.queue.send_message("n", "head", ordering_key="k")
+        await bench.queue.send_message("n", "next", ordering_key="k")
+
+        assert await seen.stay(4) == ["head", "head", "head", "next"]
+
+
+async def test_delayed_head_holds_its_successors_back(tmp_path: Path) -> None:
+    seen = Seen()
+    async with running(tmp_path, callbacks={"n": seen.take}) as bench:
+        await bench.queue.send_message("n", "head", ordering_key="k", delay=0.15)
+        await bench.queue.send_message("n", "next", ordering_key="k")
+        states = [record.state for record in await bench.admin.messages()]
+
+        assert await seen.reach(2) == ["head", "next"]
+    assert states == ["delayed", "blocked"]
+
+
+async def test_higher_priority_goes_first_within_a_type(tmp_path: Path) -> None:
+    seen = Seen()
+    async with running(tmp_path, listen=False) as bench:
+        for priority in (0, -1, 5, 0, 1_000_000, -1_000_000):
+            await bench.queue.send_message("n", priority, priority=priority)
+
+    async with running(tmp_path, callbacks={"n": seen.take}, concurrency=1):
+        assert await seen.reach(6) == [1_000_000, 5, 0, 0, -1, -1_000_000]
+
+
+async def test_paused_type_waits_in_every_process_while_others_go_on(tmp_path: Path) -> None:
+    seen = Seen()
+    callbacks = {"paused": typed(seen), "other": typed(seen)}
+    async with (
+        running(tmp_path, callbacks=callbacks) as bench,
+        running(tmp_path, callbacks=callbacks),
+    ):
+        await bench.admin.pause("paused")
+        await bench.queue.send_messages([("paused", 1), ("other", 2)])
+        await seen.stay(1)
+        await bench.admin.resume("paused")
+
+        assert await seen.stay(2) == ["other", "paused"]
+
+
+async def test_pause_gives_back_what_has_not_started_and_lets_the_running_finish(
+    tmp_path: Path,
+) -> None:
+    seen, go_on = Seen(), asyncio.Event()
+
+    async def handle(data: int) -> None:
+        seen.add(data)
+        if data >= 500:
+            await go_on.wait()
+
+    async with running(tmp_path, callbacks={"n": handle}, concurrency=2) as bench:
+        await bench.queue.send_messages([("n", number) for number in range(520)])
+        await seen.reach(502)
+        await bench.admin.pause("n")
+        async with asyncio.timeout(1):
+            await until(lambda: has_state(bench, "running", 2))
+        go_on.set()
+        await until(lambda: has_state(bench, "running", 0))
+
+        left = await bench.admin.messages()
+    assert [(record.data, record.attempt) for record in left] == [(n, 0) for n in range(502, 520)]
+    assert len(seen) == 502
+
+
+async def test_listener_goes_on_after_the_database_was_locked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen, begun = Seen(), Seen()
+
+    async def slow(data: int) -> None:
+        begun.add(data)
+        await asyncio.sleep(0.1)
+        seen.add(data)
+
+    async with running(tmp_path, callbacks={"n": slow}, lease_s=1, poll_interval_s=0.05) as bench:
+        await bench.queue.send_message("n", 1)
+        await begun.reach(1)
+        with other_program(tmp_path) as connection:
+            connection.execute("BEGIN EXCLUSIVE")
+            await until(lambda: said(caplog, "could not claim; it tries again"))
+            await until(lambda: said(caplog, "could not be settled; the listener tries again"))
+            connection.execute("ROLLBACK")
+        await bench.queue.send_message("n", 2)
+
+        assert await seen.stay(2) == [1, 2]
+        assert not await bench.admin.messages()
+
+
+async def test_listener_goes_on_after_any_error_of_the_store(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = Seen()
+    async with running(tmp_path, callbacks={"n": seen.take}, poll_interval_s=0.05) as bench:
+        with other_program(tmp_path) as connection:
+            connection.execute("ALTER TABLE kvqueue_types RENAME TO away")
+            await until(lambda: said(caplog, "could not claim; it tries again"))
+            connection.execute("ALTER TABLE away RENAME TO kvqueue_types")
+        await bench.queue.send_message("n", 1)
+
+        assert await seen.stay(1) == [1]
+
+
+async def test_shutdown_while_the_store_fails_is_bounded_and_raises_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = Seen()
+    with other_program(tmp_path) as connection:
+        async with running(tmp_path, callbacks={"n": seen.take}, lease_s=1, poll_interval_s=0.05):
+            connection.execute("BEGIN EXCLUSIVE")
+            await until(lambda: said(caplog, "could not claim; it tries again"))
+            began = time.monotonic()
+        connection.execute("ROLLBACK")
+
+    assert time.monotonic() - began < 3
+
+
+async def test_delayed_messages_wake_the_listener_one_by_one(tmp_path: Path) -> None:
+    seen = Seen()
+    async with running(tmp_path, callbacks={"n": seen.take}, poll_interval_s=3_600) as bench:
+        began = time.monotonic()
+        for number in (3, 1, 2):
+            await bench.queue.send_message("n", number, delay=number / 10)
+        await seen.reach(3)
+
+    assert seen == [1, 2, 3]
+    lateness = [at - began - n / 10 for n, at in zip(seen, seen.times, strict=True)]
+    assert all(0 <= late < 0.15 for late in lateness)
+    assert all(gap > 0 for gap in seen.gaps)
+
+
+async def test_ten_thousand_messages_are_each_handled_once(tmp_path: Path) -> None:
+    seen = Seen()
+    async with running(tmp_path, callbacks={"n": seen.take}) as bench:
+        await bench.queue.send_messages([("n", number) for number in range(10_000)])
+        came = await seen.stay(10_000)
+        counts = await bench.admin.counts()
+
+    assert sorted(came) == list(range(10_000))
+    assert (counts[0].ready, counts[0].running, counts[0].dead) == (0, 0, 0)
+
+
+async def test_quick_handlers_with_one_slot_see_their_messages_in_order(tmp_path: Path) -> None:
+    seen = Seen()
+    async with running(tmp_path, callbacks={"n": seen.take}, concurrency=1) as bench:
+        for start in range(0, 2_000, 50):
+            await bench.queue.send_messages([("n", n) for n in range(start, start + 50)])
+        await seen.reach(2_000)
+
+    assert all(before < after for before, after in pairwise(seen))
+
+
+def print_() -> None: ...
+
+
+async def has_dead(bench: Bench, count: int) -> bool:
+    return len(await bench.admin.dead_letters(limit=1_000)) == count
+
+
+async def has_state(bench: Bench, state: str, count: int) -> bool:
+    return len(await bench.admin.messages(state=state, limit=1_000)) == count
+
+
+async def said(caplog: pytest.LogCaptureFixture, text: str) -> bool:
+    return text in caplog.text
