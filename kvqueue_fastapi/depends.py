@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
-from kvqueue_fastapi.errors import KvQueueNotStartedError, NotInstalledError
+from kvqueue_fastapi.errors import NotInstalledError
 from kvqueue_fastapi.lifespan import STATE_KEY, Runtime
 from kvqueue_fastapi.queue import KvQueue
 
@@ -15,14 +15,17 @@ from kvqueue_fastapi.queue import KvQueue
 async def get_kv_queue(connection: HTTPConnection) -> KvQueue:
     """Give a route the queue of its app.
 
-    In a mounted sub-app it is the queue of the app that it is mounted in. Replace it in tests
-    with `app.dependency_overrides[get_kv_queue]`.
+    In a mounted sub-app without a queue of its own it is that of the app that it is mounted in.
+    Replace it in tests with `app.dependency_overrides[get_kv_queue]`.
 
     Raises:
         KvQueueNotStartedError: the app's lifespan has not run.
+        KvQueueClosedError: it has ended.
         NotInstalledError: no queue was installed.
     """
-    return _runtime(connection).queue
+    runtime = _runtime(connection)
+    runtime.require_open()
+    return runtime.queue
 
 
 KvQueueDep = Annotated[KvQueue, Depends(get_kv_queue)]
@@ -56,12 +59,11 @@ def _resolver(interface: Any) -> Callable[[HTTPConnection], Awaitable[Any]]:
 
 
 def _runtime(connection: HTTPConnection) -> Runtime:
+    own = getattr(connection.app.state, STATE_KEY, None)
     # The connection's state comes from the lifespan, and reaches mounted apps and websockets.
-    runtime = connection.scope.get("state", {}).get(STATE_KEY)
+    runtime = own or connection.scope.get("state", {}).get(STATE_KEY)
     if isinstance(runtime, Runtime):
         return runtime
-    if hasattr(connection.app.state, STATE_KEY):
-        raise KvQueueNotStartedError
     msg = (
         "This app has no queue, or is mounted in one whose lifespan has not run. Call "
         "KvQueueModule(…).install(app) on the outermost app; in tests use "

@@ -204,7 +204,7 @@ def failure_of(error: BaseException) -> Failure:
 
 def _given_back(claim: Claim, error: BaseException) -> Settlement | None:
     """Give back what was cancelled from outside, even where that made the handler fail."""
-    if not _cancelled_from_outside() or isinstance(error, Reject | RetryLater):
+    if not _cancelled_from_outside() or not _comes_of_cancelling(error):
         return None
     if not isinstance(error, asyncio.CancelledError):
         log.warning("%s %d failed when it was cancelled", claim.type, claim.id, exc_info=error)
@@ -244,6 +244,16 @@ def _record(claim: Claim) -> dict[str, Any]:
 def _storable(text: str) -> str:
     # Lone surrogates, which a file name may bring into an error, are no UTF-8.
     return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
+
+
+def _comes_of_cancelling(error: BaseException) -> bool:
+    # Before Python 3.13 a TaskGroup that failed leaves its task marked as cancelled.
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, TimeoutError | Reject | RetryLater):
+        if isinstance(found, asyncio.CancelledError):
+            return True
+        found = found.__context__
+    return False
 
 
 def _cancelled_from_outside() -> bool:

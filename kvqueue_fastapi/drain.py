@@ -1,6 +1,7 @@
-"""Handles what is due, one message after another, in the caller's task."""
+"""Handles what is due, one message after another, while the caller waits."""
 
 import asyncio
+import contextvars
 import logging
 import threading
 import time
@@ -58,8 +59,20 @@ class Drain:
         return handled
 
     async def _handle(self, hold: Hold) -> None:
-        cancelled = _times_cancelled()
-        settlement = await self._dispatcher.handle(hold)
+        # In a task and an empty context of its own, as in the listener.
+        task = asyncio.get_running_loop().create_task(
+            self._dispatcher.handle(hold), context=contextvars.Context()
+        )
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait([task])
+            await self._end(hold, task.result())
+            raise
+        await self._end(hold, task.result())
+
+    async def _end(self, hold: Hold, settlement: Settlement | None) -> None:
         hold.ended = True
         if settlement is not None:
             await self._store.settle([settlement])
@@ -67,9 +80,6 @@ class Drain:
             # A thread cannot be stopped, and its message must not be given back before it ends.
             await asyncio.to_thread(self._late(hold).wait)
             del self._settled_late[hold.claim.id]
-        if _times_cancelled() > cancelled:
-            # The dispatcher has given the message back; the caller still wants to stop.
-            raise asyncio.CancelledError
 
     def _late(self, hold: Hold) -> threading.Event:
         return self._settled_late.setdefault(hold.claim.id, threading.Event())
@@ -80,8 +90,3 @@ class Drain:
         except Exception:
             log.exception("Message %d could not be settled; it comes again", hold.claim.id)
         self._late(hold).set()
-
-
-def _times_cancelled() -> int:
-    task = asyncio.current_task()
-    return 0 if task is None else task.cancelling()

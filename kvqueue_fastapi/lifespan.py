@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from copy import copy
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from anyio import CancelScope
 from injector import Injector
@@ -13,6 +13,7 @@ from starlette.types import Lifespan
 
 from kvqueue_fastapi.admin import KvQueueAdmin
 from kvqueue_fastapi.drain import Drain
+from kvqueue_fastapi.errors import KvQueueNotStartedError
 from kvqueue_fastapi.handlers.consumers import collect_handlers
 from kvqueue_fastapi.handlers.table import Handler
 from kvqueue_fastapi.listener import Listener
@@ -22,6 +23,8 @@ from kvqueue_fastapi.store import AnyStore, open_store
 from kvqueue_fastapi.store.handle import StoreHandle
 
 log = logging.getLogger("kvqueue_fastapi")
+
+T = TypeVar("T")
 
 STATE_KEY: Final = "kvqueue"
 """Where a connection's state has the `Runtime`."""
@@ -46,6 +49,7 @@ class Runtime:
         self._handle = handle
         self._settings = settings
         self._consumers = tuple(consumers)
+        self._life = _Life()
 
     def within(self, injector: Injector) -> "Runtime":
         """Give the same queue as seen from a container that may be a child of its own."""
@@ -53,15 +57,27 @@ class Runtime:
         seen.injector = injector
         return seen
 
+    def require_open(self) -> None:
+        """Raise where the queue cannot be used now, or not on this event loop.
+
+        Raises:
+            KvQueueNotStartedError: it has not started, or another client of the app started it.
+            KvQueueClosedError: it has ended.
+        """
+        _ = self._handle.store
+        if self._life.loop is not asyncio.get_running_loop():
+            raise KvQueueNotStartedError
+
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[None]:
         """Open the store; close it at the end."""
-        store = await open_store(self._settings.url, self._settings)
+        store = await self._open()
         try:
             self._handle.open(store, store.admin)
         except BaseException:
             await store.close()
             raise
+        self._life.loop = asyncio.get_running_loop()
         try:
             yield
         finally:
@@ -88,34 +104,51 @@ class Runtime:
         finally:
             await self._stop(listener)
 
+    async def _open(self) -> AnyStore:
+        opening = asyncio.create_task(open_store(self._settings.url, self._settings))
+        try:
+            return await _to_the_end(opening)
+        except asyncio.CancelledError:
+            if not opening.cancelled() and opening.exception() is None:
+                await self._close(opening.result())
+            raise
+
     async def _stop(self, listener: Listener) -> None:
         try:
-            await _to_the_end(listener.stop())
+            await _to_the_end(asyncio.create_task(listener.stop()))
         except Exception:
             # Raising here would skip the shutdown of the user's own resources.
             log.exception("The listener could not stop cleanly; its messages come again")
 
     async def _close(self, store: AnyStore) -> None:
         try:
-            await _to_the_end(store.close())
+            await _to_the_end(asyncio.create_task(store.close()))
         except Exception:
             log.exception("The store could not be closed cleanly; what was stored is safe")
 
 
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await all of it, also where whoever waits is cancelled: an open store hinders the exit."""
-    task = asyncio.create_task(work)
+class _Life:
+    """What is shared by all views of one queue: the event loop that it runs on."""
+
+    loop: asyncio.AbstractEventLoop | None = None
+
+
+async def _to_the_end(task: asyncio.Task[T]) -> T:
+    """Await all of it, also where whoever waits is cancelled.
+
+    What is left half open would keep the process from exiting.
+    """
     cancelled: asyncio.CancelledError | None = None
-    # A cancelled scope of anyio would cancel each wait again, a task is cancelled once.
+    # Within a cancelled scope anyio would cancel each wait anew.
     with CancelScope(shield=True):
         while not task.done():
             try:
                 await asyncio.wait([task])
             except asyncio.CancelledError as error:
                 cancelled = error
-    task.result()
     if cancelled is not None:
-        raise cancelled
+        raise cancelled from task.exception()
+    return task.result()
 
 
 def around(runtime: Runtime, users: Lifespan[Any]) -> Lifespan[Any]:

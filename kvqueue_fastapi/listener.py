@@ -254,6 +254,7 @@ class Listener:
                 # What goes on keeps its lease; the last thread leaves in our place, or the end
                 # of the process does.
                 self._store.retain()
+                self._store.retire_listener(self._listener_id)
             else:
                 self._keeper.stop()
                 self._store.leave_listener(self._listener_id)

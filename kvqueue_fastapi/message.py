@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Generic, TypeVar
+from typing import Any, Generic
+
+from typing_extensions import TypeVar
 
 from kvqueue_fastapi.model import Claim
 
-T = TypeVar("T")
+T = TypeVar("T", default=Any)
 
 
 class Hold:

@@ -45,8 +45,12 @@ class KvQueueModule(Module):
     ) -> None:
         given = {"url": url, "listen": listen}
         chosen = {name: value for name, value in given.items() if value is not None}
-        base = {} if settings is None else settings.model_dump()
-        self._settings = KvQueueSettings.model_validate({**base, **chosen})
+        if settings is None:
+            self._settings = KvQueueSettings.model_validate(chosen)
+        else:
+            # Of the caller's own class, which may have settings of the app beside ours.
+            given_settings = {**settings.model_dump(), **chosen}
+            self._settings = type(settings).model_validate(given_settings)
         self._consumers = _listed(consumers)
         self._injector: Injector | None = None
         self._runtimes: WeakSet[Runtime] = WeakSet()
@@ -72,8 +76,8 @@ class KvQueueModule(Module):
                 this module was configured in, else a new one with this module alone.
 
         Raises:
-            KvQueueError: the app has a queue already or has started, or the container lacks
-                this module or has another one that won.
+            KvQueueError: the app has a queue or another container already, or has started; or
+                the container lacks this module or has another one that won.
         """
         runtime = self._runtime(injector)
         if hasattr(app.state, STATE_KEY):
@@ -81,6 +85,13 @@ class KvQueueModule(Module):
             raise KvQueueError(msg)
         if app.middleware_stack is not None:
             msg = "This app has started already. Call install before it starts."
+            raise KvQueueError(msg)
+        attached = getattr(app.state, "injector", runtime.injector)
+        if attached is not runtime.injector:
+            msg = (
+                "This app has another injector already, from fastapi_injector.attach_injector or "
+                "app.state.injector. Make one with both modules, and give it to both."
+            )
             raise KvQueueError(msg)
         setattr(app.state, STATE_KEY, runtime)
         # The attribute that fastapi-injector reads as well.

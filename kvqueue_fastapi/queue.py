@@ -1,5 +1,6 @@
 """The sender's face: `KvQueue`."""
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -23,8 +24,8 @@ from kvqueue_fastapi.store.handle import StoreHandle
 MAX_MESSAGES: Final = 10_000
 COUNT_AGE_S: Final = 0.1
 """How old the count may be that `max_pending` is held against."""
-COUNT_COST_S: Final = 5e-6
-"""Near the limit it is taken again after so long a message, several times what it costs."""
+SMALL_LIMIT: Final = 10_000
+"""Counting so far is quick: near such a limit the count is taken more often."""
 
 
 class KvQueue:
@@ -209,7 +210,7 @@ class KvQueue:
         return self._callbacks
 
     async def run_until_idle(self) -> int:
-        """Handle what is due, one message after another, in the caller's task.
+        """Handle what is due, one message after another, until nothing is.
 
         For tests and scripts, best with `listen=False`. Messages that become due meanwhile are
         handled too; delayed ones and retries that are not due are left.
@@ -229,24 +230,36 @@ class _Pending:
 
     def __init__(self, limit: int | None) -> None:
         self._limit = limit or 0
-        self._rest_s = min(COUNT_AGE_S, self._limit * COUNT_COST_S)
+        self._rest_s = 0.0 if self._limit <= SMALL_LIMIT else COUNT_AGE_S
         self._counted = 0
-        self._sent = 0
         self._counted_at = float("-inf")
+        self._sent = 0
+        self._counting: asyncio.Future[None] | None = None
 
     async def refuse_when_full(self, store: Store, more: int) -> None:
         """Refuse where the limit is reached; else take note of `more` that are sent."""
-        # Our own sends since the count may have reached the limit: then it is taken again.
-        seems_full = self._counted + self._sent >= self._limit
-        if time.monotonic() - self._counted_at > (self._rest_s if seems_full else COUNT_AGE_S):
-            # Stamped first, so that those who come meanwhile do not count as well.
-            self._counted_at = time.monotonic()
-            self._sent = 0
-            # To the limit and no further, so that it never costs more than the limit.
-            self._counted = await store.count_pending(most=self._limit)
+        while self._is_due():
+            if self._counting is None:
+                self._counting = asyncio.ensure_future(self._count(store))
+            await asyncio.shield(self._counting)
         if self._counted >= self._limit:
             raise QueueFullError(self._counted, self._limit)
         self._sent += more
+
+    def _is_due(self) -> bool:
+        # Our own sends since the last count may have reached the limit: only a count can tell.
+        seems_full = self._sent > 0 and self._counted + self._sent >= self._limit
+        return time.monotonic() - self._counted_at > (self._rest_s if seems_full else COUNT_AGE_S)
+
+    async def _count(self, store: Store) -> None:
+        sent = self._sent
+        try:
+            # To the limit and no further, so that it never costs more than the limit.
+            self._counted = await store.count_pending(most=self._limit)
+            self._counted_at = time.monotonic()
+            self._sent -= sent
+        finally:
+            self._counting = None
 
 
 def _callback_problem(callback: object) -> str | None:

@@ -6,6 +6,7 @@ from typing import Final
 
 from kvqueue_fastapi.handlers.table import Handler, HandlerTable
 from kvqueue_fastapi.settings import KvQueueSettings
+from kvqueue_fastapi.store.base import MAX_WANTED
 
 AHEAD_S: Final = 0.05
 """Claims wait for a free slot about this long: handlers that are quick get larger batches."""
@@ -26,6 +27,9 @@ class Rooms:
         self._table = table
         self._slots = settings.concurrency
         self._threads = settings.sync_concurrency
+        in_threads = sum(not handler.is_async for handler in table)
+        self._sharers = min(max(1, in_threads), MAX_WANTED)
+        self._busy: set[str] = set()
         self._held = 0
         self._held_in_threads = 0
         self._held_of: Counter[str] = Counter()
@@ -48,7 +52,10 @@ class Rooms:
         if handler.concurrency is not None:
             most = min(most, handler.concurrency - self._held_of[message_type])
         if not handler.is_async:
-            most = min(most, self._threads - self._held_in_threads)
+            # One claim may ask for many such types: those that are busy share what is free.
+            free = self._threads - self._held_in_threads
+            sharers = len(self._busy) if message_type in self._busy else self._sharers
+            most = min(most, -(-free // sharers))
         return most
 
     def take(self, message_type: str) -> None:
@@ -75,6 +82,8 @@ class Rooms:
             self._held_of[message_type] += change
             if not handler.is_async:
                 self._held_in_threads += change
+                busy = self._held_of[message_type] > 0
+                (self._busy.add if busy else self._busy.discard)(message_type)
 
 
 def _is_limited(handler: Handler) -> bool:

@@ -256,6 +256,27 @@ async def test_task_that_somebody_else_cancelled_is_a_failure_of_who_awaits_it(
         assert (await end(hand)).outcome is Outcome.RETRY
 
 
+@pytest.mark.parametrize("raised", [ValueError(), RetryLater(1)])
+async def test_failed_task_group_is_a_failure_and_is_not_taken_for_a_shutdown(
+    tmp_path: Path, raised: Exception
+) -> None:
+    async def fail() -> None:
+        raise raised
+
+    @on_queue_message("n")
+    async def handle() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fail())
+
+    async with running(tmp_path, handle, backoff_schedule_s=(60,)) as bench:
+        message_id = await bench.queue.send_message("n")
+        await until(lambda: has_failed(bench.admin, message_id))
+        record = await bench.admin.message(message_id)
+
+    assert record is not None
+    assert (record.state, record.attempt, len(record.errors)) == ("delayed", 1, 1)
+
+
 @pytest.mark.parametrize(
     "error",
     [UnprintableError(), ValueError("\0\udcff"), ValueError("é" * 100_000)],
@@ -391,6 +412,10 @@ async def test_handler_that_another_process_may_have_taken_over_can_tell(tmp_pat
 
 async def lost(message: Message) -> bool:
     return message.lease_lost
+
+
+async def has_failed(admin: Any, message_id: int) -> bool:
+    return bool((await admin.message(message_id)).errors)
 
 
 async def is_running(admin: Any) -> bool:

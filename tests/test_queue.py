@@ -1,4 +1,5 @@
 import asyncio
+import contextvars
 import threading
 import time
 from collections.abc import Sequence
@@ -349,6 +350,35 @@ async def test_run_until_idle_takes_types_in_turns_one_message_at_a_time(
     assert set(seen[: 5 * count]) == set(callbacks)
 
 
+async def test_run_until_idle_goes_on_after_a_task_group_has_failed(tmp_path: Path) -> None:
+    async def handle(data: int) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fail())
+
+    settings = {"listen": False, "backoff_schedule_s": (0, 60)}
+    async with running(tmp_path, callbacks={"n": handle}, **settings) as bench:
+        await bench.queue.send_messages([("n", 1), ("n", 2)])
+
+        assert await bench.queue.run_until_idle() == 4
+        assert [(r.state, r.attempt) for r in await bench.admin.messages()] == [("delayed", 2)] * 2
+
+
+async def test_run_until_idle_keeps_contexts_apart_as_the_listener_does(tmp_path: Path) -> None:
+    seen = Seen()
+    current = contextvars.ContextVar("current", default="empty")
+    current.set("the caller's")
+
+    async def handle(data: str) -> None:
+        seen.add(current.get())
+        current.set(data)
+
+    async with running(tmp_path, callbacks={"n": handle}, listen=False) as bench:
+        await bench.queue.send_messages([("n", "first"), ("n", "second")])
+        await bench.queue.run_until_idle()
+
+    assert (seen, current.get()) == (["empty", "empty"], "the caller's")
+
+
 async def test_cancelled_run_until_idle_stops_and_gives_its_message_back(tmp_path: Path) -> None:
     seen = Seen()
 
@@ -423,7 +453,7 @@ async def test_sync_door_is_refused_on_the_event_loop_and_in_any_other_thread(
     tmp_path: Path,
 ) -> None:
     async with running(tmp_path, listen=False) as bench:
-        with pytest.raises(KvQueueError, match="Elsewhere write `await queue.send_message"):
+        with pytest.raises(KvQueueError, match=r"Elsewhere write `await queue\.send_message"):
             bench.queue.send_message_sync("n", 1)
         with pytest.raises(KvQueueError, match="works in `def` routes and `def` handlers"):
             await asyncio.to_thread(bench.queue.send_message_sync, "n", 1)

@@ -55,7 +55,12 @@ def inner_function(attribute: Any) -> Any:
 
 def marks_of(attribute: Any) -> tuple[Mark, ...]:
     """Give the marks of anything that a class body may hold, without running its code."""
-    marks: tuple[Mark, ...] = getattr(inner_function(attribute), "__dict__", {}).get(_MARKS, ())
+    try:
+        # Not getattr, which some objects answer with code of their own, such as pydantic's.
+        own = object.__getattribute__(inner_function(attribute), "__dict__")
+    except AttributeError:
+        return ()
+    marks: tuple[Mark, ...] = own.get(_MARKS, ())
     return marks
 
 

@@ -113,6 +113,10 @@ class Store(Protocol):
         """Say that this process listens, and show a mark of life. Returns its id, never reused."""
         ...
 
+    def retire_listener(self, listener_id: int) -> None:
+        """Say that it only waits for threads that go on: its end is no crash. Blocks."""
+        ...
+
     def leave_listener(self, listener_id: int) -> None:
         """Take the mark of life away, and give back what it still holds. Blocks."""
         ...

@@ -58,11 +58,6 @@ class Seen(list[Any]):
         assert len(self) == count, self
         return list(self)
 
-    @property
-    def gaps(self) -> list[float]:
-        """Seconds between one and the next."""
-        return [after - before for before, after in zip(self.times, self.times[1:], strict=False)]
-
 
 class Crowd:
     """Counts how many are inside at once."""

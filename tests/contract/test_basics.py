@@ -248,15 +248,16 @@ async def test_idle_queue_delivers_within_a_second_from_another_connection(
 async def test_rate_at_a_backlog_of_50000_is_half_of_that_at_1000_at_least(
     tmp_path: Path,
 ) -> None:
-    store = await open_store(str(tmp_path / "q.db"), KvQueueSettings())
-    try:
-        await fill(store, 2_000)
-        shallow_s = min([await empty(store, 300) for _ in range(3)])
-        await fill(store, 49_000)
-        deep_s = min([await empty(store, 300) for _ in range(3)])
-    finally:
-        await store.close()
+    shallow, deep = [
+        await open_store(str(tmp_path / name), KvQueueSettings()) for name in ("shallow", "deep")
+    ]
+    await fill(shallow, 2_000)
+    await fill(deep, 51_000)
+    # In turns and the best of each, because the machine may have other things to do.
+    rounds = [(await empty(shallow, 100), await empty(deep, 100)) for _ in range(10)]
+    await asyncio.gather(shallow.close(), deep.close())
 
+    shallow_s, deep_s = map(min, zip(*rounds, strict=True))
     assert deep_s < 2 * shallow_s
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -36,21 +37,29 @@ async def test_listener_wakes_when_a_delay_is_over_and_not_at_its_next_poll(
 ) -> None:
     seen = Seen()
     async with running(tmp_path, callbacks={"n": seen.take}, poll_interval_s=3_600) as bench:
-        began = asyncio.get_running_loop().time()
-        await bench.queue.send_message("n", 1, delay=0.3)
-        await seen.reach(1)
+        began = time.monotonic()
+        delayed = [SendOptions(delay=number / 10) for number in (1, 2, 3)]
+        await bench.queue.send_messages([OutgoingMessage("n", 1, one) for one in delayed])
+        await seen.reach(3)
 
-        assert 0.3 <= asyncio.get_running_loop().time() - began < 0.5
+    late = [at - began - number / 10 for number, at in zip((1, 2, 3), seen.times, strict=True)]
+    assert min(late) >= 0
+    # The best of them, because the machine may have other things to do.
+    assert min(late) < 0.2
 
 
 @pytest.mark.case(71)
 async def test_message_without_delay_overtakes_a_delayed_one(tmp_path: Path) -> None:
-    seen = Seen()
-    async with running(tmp_path, callbacks={"n": seen.take}) as bench:
-        await bench.queue.send_message("n", "delayed", delay=timedelta(milliseconds=100))
-        await bench.queue.send_message("n", "now")
+    clock = ManualClock()
+    async with by_hand(tmp_path, clock) as hand:
+        await hand.store.commit(AtomicWrite(sends=[Send("n", '"delayed"', delay_ms=1_000)]))
+        await hand.store.commit(AtomicWrite(sends=[Send("n", '"now"')]))
 
-        assert await seen.reach(2) == ["now", "delayed"]
+        first = await hand.claim("n")
+        clock.advance(1_000)
+        second = await hand.claim("n")
+
+    assert [claim.data for claim in first + second] == ['"now"', '"delayed"']
 
 
 @pytest.mark.case(72)

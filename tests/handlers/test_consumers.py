@@ -16,6 +16,7 @@ from injector import (
     provider,
     singleton,
 )
+from pydantic import BaseModel
 
 from kvqueue_fastapi.errors import HandlerError
 from kvqueue_fastapi.handlers.consumers import collect_handlers, contribute_consumers
@@ -315,3 +316,15 @@ async def test_a_partial_can_be_listed() -> None:
     )
 
     assert table.types == ("part",)
+
+
+class BoundModel(BaseModel):
+    name: str = "shop"
+
+
+async def test_a_bound_pydantic_model_does_not_hinder_the_search_for_consumers() -> None:
+    injector = Injector([lambda binder: binder.bind(BoundModel, to=BoundModel())])
+
+    table = await collect_handlers(injector, [])
+
+    assert len(table) == 0

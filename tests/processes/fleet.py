@@ -40,7 +40,9 @@ class Ledger:
         self._read = 0
         path.touch()
 
-    def lines(self, event: str, message_id: int | None = None, pid: int | None = None) -> list[Line]:
+    def lines(
+        self, event: str, message_id: int | None = None, pid: int | None = None
+    ) -> list[Line]:
         self._read_on()
         return [
             line
@@ -122,6 +124,18 @@ class Fleet:
         process.wait()
         return at
 
+    async def freeze(self, process: subprocess.Popen[bytes]) -> None:
+        """SIGSTOP, but not in the middle of a commit: that would hold up everybody."""
+        process.send_signal(signal.SIGSTOP)
+        while not self._is_writable():
+            self.thaw(process)
+            await asyncio.sleep(0.001)
+            process.send_signal(signal.SIGSTOP)
+
+    def thaw(self, process: subprocess.Popen[bytes]) -> None:
+        """SIGCONT."""
+        process.send_signal(signal.SIGCONT)
+
     def end(self) -> None:
         """Kill every process, and what it forked."""
         for process in self._processes:
@@ -133,6 +147,18 @@ class Fleet:
             finally:
                 process.wait()
 
+    def _is_writable(self) -> bool:
+        # Long enough for a commit that is still under way to come to its end.
+        with contextlib.closing(sqlite3.connect(self.database, timeout=0.1)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+        return True
+
     def _said(self) -> str:
-        counts = Counter(line.event for event in ("ready", "sent", "begun", "ended") for line in self.ledger.lines(event))
-        return f"ledger: {dict(counts)}; log: {self.log.read_text()[-2_000:] if self.log.exists() else ''}"
+        counts = {
+            event: len(self.ledger.lines(event)) for event in ("ready", "sent", "begun", "ended")
+        }
+        log = self.log.read_text() if self.log.exists() else ""
+        return f"ledger: {counts}; log: {log[-2_000:]}"

@@ -11,7 +11,7 @@ LEASE_S = 1
 SETTINGS = {"lease_s": LEASE_S}
 
 
-@pytest.mark.parametrize("do", ["sleep", "block"])
+@pytest.mark.parametrize("do", ["sleep", "spin"])
 async def test_a_handler_of_three_leases_has_one_delivery(
     fleet: Fleet, queue: KvQueue, do: str
 ) -> None:

@@ -1,9 +1,8 @@
 """A process that is stopped for longer than its lease, and then goes on."""
 
 import asyncio
-import os
-import signal
 
+import pytest
 from fleet import Fleet
 
 from kvqueue_fastapi import KvQueue, KvQueueAdmin
@@ -19,7 +18,7 @@ async def test_a_frozen_holder_loses_its_message_to_a_peer(
     frozen = await fleet.start(settings=SETTINGS)
     message_id = await queue.send_message("work", {"seconds": 0.5})
     await fleet.begun(message_id)
-    os.kill(frozen.pid, signal.SIGSTOP)
+    await fleet.freeze(frozen)
 
     peer = await fleet.start(settings=SETTINGS)
     again = await fleet.begun(message_id, times=2)
@@ -37,11 +36,11 @@ async def test_the_late_ack_of_a_thawed_holder_changes_nothing(
     frozen = await fleet.start(settings=SETTINGS)
     message_id = await queue.send_message("work", {"seconds": 1.5})
     await fleet.begun(message_id)
-    os.kill(frozen.pid, signal.SIGSTOP)
+    await fleet.freeze(frozen)
     peer = await fleet.start(settings=SETTINGS)
     again = await fleet.begun(message_id, times=2)
 
-    os.kill(frozen.pid, signal.SIGCONT)
+    fleet.thaw(frozen)
     await fleet.until(lambda: fleet.ledger.lines("ended", message_id, frozen.pid))
 
     # The peer is still at work, and it is the peer that ends it.
@@ -51,17 +50,18 @@ async def test_the_late_ack_of_a_thawed_holder_changes_nothing(
     assert fleet.ledger.count("begun")[message_id] == 2
 
 
+@pytest.mark.parametrize("left_s", [0, 1])
 async def test_a_thawed_handler_can_see_that_its_lease_is_lost(
-    fleet: Fleet, queue: KvQueue
+    fleet: Fleet, queue: KvQueue, left_s: float
 ) -> None:
     frozen = await fleet.start(settings=SETTINGS)
-    message_id = await queue.send_message("work", {"seconds": 3})
+    message_id = await queue.send_message("work", {"seconds": LEASE_S + left_s})
     await fleet.begun(message_id)
-    os.kill(frozen.pid, signal.SIGSTOP)
+    await fleet.freeze(frozen)
     peer = await fleet.start(settings=SETTINGS)
     await fleet.begun(message_id, times=2)
 
-    os.kill(frozen.pid, signal.SIGCONT)
+    fleet.thaw(frozen)
     await fleet.until(lambda: len(fleet.ledger.lines("ended", message_id)) == 2)
 
     lost = {line.pid: line.lost for line in fleet.ledger.lines("ended", message_id)}
@@ -70,9 +70,9 @@ async def test_a_thawed_handler_can_see_that_its_lease_is_lost(
 
 async def test_a_thawed_process_goes_on_listening(fleet: Fleet, queue: KvQueue) -> None:
     frozen = await fleet.start(settings=SETTINGS)
-    os.kill(frozen.pid, signal.SIGSTOP)
+    await fleet.freeze(frozen)
     await asyncio.sleep(2 * LEASE_S)
-    os.kill(frozen.pid, signal.SIGCONT)
+    fleet.thaw(frozen)
 
     message_id = await queue.send_message("work", {})
 
@@ -84,11 +84,11 @@ async def test_nothing_is_lost_when_a_busy_process_freezes(fleet: Fleet, queue: 
     frozen = await fleet.start(settings=settings)
     ids = await queue.send_messages([("work", {"seconds": 0.02})] * 200)
     await fleet.until(lambda: len(fleet.ledger.lines("ended")) > 50)
-    os.kill(frozen.pid, signal.SIGSTOP)
+    await fleet.freeze(frozen)
 
     await fleet.start(settings=settings)
     await fleet.ended(*ids)
-    os.kill(frozen.pid, signal.SIGCONT)
+    fleet.thaw(frozen)
 
     await fleet.until(lambda: not fleet.rows("SELECT id FROM kvqueue_messages"))
     assert max(fleet.ledger.count("begun").values()) == 2
@@ -101,12 +101,12 @@ async def test_a_thawed_process_begins_nothing_that_it_has_lost(
     frozen = await fleet.start(settings=settings)
     ids = await queue.send_messages([("work", {"seconds": 0.02})] * 200)
     await fleet.until(lambda: len(fleet.ledger.lines("ended")) > 50)
-    os.kill(frozen.pid, signal.SIGSTOP)
+    await fleet.freeze(frozen)
     had_begun = {line.id for line in fleet.ledger.lines("begun", pid=frozen.pid)}
     peer = await fleet.start(settings=settings)
     await fleet.ended(*ids[-100:])
 
-    os.kill(frozen.pid, signal.SIGCONT)
+    fleet.thaw(frozen)
     await asyncio.sleep(LEASE_S)
 
     by_peer = {line.id for line in fleet.ledger.lines("begun", pid=peer.pid)}

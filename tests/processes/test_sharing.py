@@ -24,6 +24,22 @@ async def test_two_workers_share_a_backlog(fleet: Fleet, queue: KvQueue) -> None
     assert all(share[worker.pid] >= 90 for worker in workers)
 
 
+@pytest.mark.parametrize("lease_s", [1, 30])
+async def test_what_waits_behind_a_long_handler_goes_to_a_free_peer(
+    fleet: Fleet, queue: KvQueue, lease_s: float
+) -> None:
+    # Quick ones first, so that the first worker claims ahead.
+    settings = {"concurrency": 1, "lease_s": lease_s}
+    quick = ("work", {"seconds": 0.005})
+    await fleet.start(settings=settings)
+    ids = await queue.send_messages([quick] * 60 + [("work", {"seconds": 60})] + [quick] * 10)
+    await fleet.begun(ids[60])
+
+    await fleet.start(settings=settings)
+
+    await fleet.ended(*ids[61:], within_s=10)
+
+
 async def test_three_processes_of_three_writers_have_each_message_handled_once(
     fleet: Fleet,
 ) -> None:
@@ -92,12 +108,12 @@ async def test_two_modules_share_one_file_in_one_process(tmp_path: Path, spellin
     @on_queue_message("work")
     async def work(number: int) -> None:
         handled[number] += 1
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(1)
 
     first = KvQueueModule(str(tmp_path / "queue.db"), consumers=[work])
     second = KvQueueModule(str(tmp_path / spelling), consumers=[work])
     async with first.running() as queue, second.running():
         await queue.send_messages([("work", number) for number in range(150)])
-        await asyncio.sleep(2.5)
+        await asyncio.sleep(1.7)
 
     assert handled == dict.fromkeys(range(150), 1)

@@ -38,3 +38,21 @@ async def test_the_process_exits_and_its_messages_come_again(
     # One at a time where the ending counts as a crash.
     await fleet.begun(ids[0], times=2, within_s=5)
     assert not await admin.dead_letters()
+
+
+@pytest.mark.parametrize(
+    "role", ["listen_until_exit", "listen_until_error", "listen_until_cancelled"]
+)
+async def test_a_thread_that_outlives_the_loop_settles_its_message(
+    fleet: Fleet, queue: KvQueue, role: str
+) -> None:
+    message_id = await queue.send_message("thread", {"seconds": 2})
+    leaver = await fleet.start(role, settings={"shutdown_timeout_s": 0.2})
+    await fleet.begun(message_id)
+    await fleet.start()
+
+    await fleet.until(lambda: leaver.poll() is not None, within_s=10)
+
+    assert fleet.ledger.count("ended") == {message_id: 1}
+    assert fleet.ledger.count("begun") == {message_id: 1}
+    assert not fleet.rows("SELECT id FROM kvqueue_messages")

@@ -54,6 +54,10 @@ async def work(task: Task, message: Message) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif task.do == "exit":
         os._exit(3)
+    elif task.do == "spin":
+        end = time.monotonic() + task.seconds
+        while time.monotonic() < end:
+            pass
     elif task.do == "block":
         time.sleep(task.seconds)  # noqa: ASYNC251 because a careless handler is the case
     else:
@@ -178,7 +182,7 @@ async def listen_on_a_dropped_loop() -> None:
 def stop_the_loop() -> None:
     """The loop stops in the middle of everything, and nobody cleans up."""
     loop = asyncio.new_event_loop()
-    loop.create_task(listen())
+    LEFT_OPEN.append(loop.create_task(listen()))
     loop.call_later(1, loop.stop)
     loop.run_forever()
 

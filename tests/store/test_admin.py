@@ -3,6 +3,9 @@
 import json
 
 import pytest
+
+from kvqueue_fastapi.model import Failure, Outcome, Query, Send, State, TypeCounts
+from kvqueue_fastapi.store import AnyStore
 from store.given import (
     LEASE_MS,
     ManualClock,
@@ -15,9 +18,6 @@ from store.given import (
     settle,
     shown,
 )
-
-from kvqueue_fastapi.model import Failure, Outcome, Query, Send, State, TypeCounts
-from kvqueue_fastapi.store import AnyStore
 
 OPTIONS = json.dumps({"headers": {"a": "b"}, "backoff_schedule_ms": [1]})
 
@@ -91,7 +91,9 @@ async def test_list_takes_one_state(store: AnyStore, clock: ManualClock) -> None
 
 
 async def test_list_takes_one_type_or_ordering_key(store: AnyStore) -> None:
-    a, b, keyed = await send(store, Send("a", "1"), Send("b", "1"), Send("b", "1", ordering_key="k"))
+    a, b, keyed = await send(
+        store, Send("a", "1"), Send("b", "1"), Send("b", "1", ordering_key="k")
+    )
 
     async def found(**fields: str) -> list[int]:
         return [one.id for one in await store.admin.list_messages(Query(**fields))]
@@ -105,14 +107,16 @@ async def test_list_takes_one_type_or_ordering_key(store: AnyStore) -> None:
 async def test_list_searches_payload_and_errors(store: AnyStore) -> None:
     payload, error, _ = await send(store, mail('"An Order"'), mail(), mail('"other"'))
     held = {one.id: one for one in await claim(store)}
-    await settle(store, held[error], Outcome.RETRY, failure=Failure("Bad ORDER", "trace"))
+    await settle(store, held[error], Outcome.RETRY, failure=Failure('Bad ORDER "quoted"', "trace"))
 
     async def found(search: str) -> list[int]:
         return [one.id for one in await store.admin.list_messages(Query(search=search))]
 
     assert await found("order") == [payload, error]
     assert await found("TRACE") == [error]
-    assert await found("%") == []
+    assert await found('"quoted"') == [error]
+    # Neither a pattern nor how errors are kept.
+    assert [await found(text) for text in ("%", "at_ms", "text")] == [[], [], []]
 
 
 async def test_list_is_paged_by_id(store: AnyStore) -> None:
@@ -223,9 +227,7 @@ async def test_discard_takes_all_but_what_runs(store: AnyStore, clock: ManualClo
     gone = await store.admin.discard([*by_state.values(), 99_999])
 
     assert gone == {number: state is not State.RUNNING for state, number in by_state.items()}
-    assert [one.id for one in await store.admin.list_messages(Query())] == [
-        by_state[State.RUNNING]
-    ]
+    assert [one.id for one in await store.admin.list_messages(Query())] == [by_state[State.RUNNING]]
     assert await store.admin.list_dead_letters(Query()) == []
 
 

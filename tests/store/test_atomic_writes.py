@@ -4,7 +4,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from store.given import ManualClock, claim, crash, ending, mail, once, send, settle
 
 from kvqueue_fastapi.errors import IdempotencyConflictError, LeaseLostError
 from kvqueue_fastapi.model import (
@@ -21,6 +20,7 @@ from kvqueue_fastapi.model import (
     State,
 )
 from kvqueue_fastapi.store import AnyStore
+from store.given import ManualClock, claim, crash, ending, mail, once, send, settle
 
 
 async def put(store: AnyStore, *mutations: Mutation) -> int:

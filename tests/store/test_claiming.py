@@ -2,6 +2,8 @@
 
 import asyncio
 
+from kvqueue_fastapi.model import Outcome, Send, Wanted
+from kvqueue_fastapi.store import AnyStore
 from store.given import (
     LEASE_MS,
     ManualClock,
@@ -13,9 +15,6 @@ from store.given import (
     send,
     settle,
 )
-
-from kvqueue_fastapi.model import Outcome, Send, Wanted
-from kvqueue_fastapi.store import AnyStore
 
 
 async def test_claim_hides_message_until_lease_ends(store: AnyStore, clock: ManualClock) -> None:

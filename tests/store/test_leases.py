@@ -1,9 +1,12 @@
 """Leases: hidden while they last, extended by their holder, and what a crash leaves behind."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
+
+from kvqueue_fastapi.model import Outcome, Query, Send, State, Wanted
+from kvqueue_fastapi.settings import KvQueueSettings
+from kvqueue_fastapi.store import AnyStore, open_store
 from store.given import (
     LEASE_MS,
     ManualClock,
@@ -16,10 +19,6 @@ from store.given import (
     settle,
     shown,
 )
-
-from kvqueue_fastapi.model import Outcome, Query, Send, State, Wanted
-from kvqueue_fastapi.settings import KvQueueSettings
-from kvqueue_fastapi.store import AnyStore, open_store
 
 
 async def test_extended_lease_hides_message_longer(store: AnyStore, clock: ManualClock) -> None:
@@ -134,9 +133,7 @@ async def test_quarantined_message_takes_room_of_its_type(
     await crash(store, clock)
     await send(store, mail(), mail(), Send("other", "1"))
 
-    claimed = await store.claim(
-        [Wanted("mail", 1), Wanted("other", 1)], limit=9, lease_ms=LEASE_MS
-    )
+    claimed = await store.claim([Wanted("mail", 1), Wanted("other", 1)], limit=9, lease_ms=LEASE_MS)
 
     assert [(one.type, one.crashes) for one in claimed.claims] == [("mail", 1), ("other", 0)]
     assert claimed.claims[0].id == suspect
@@ -265,13 +262,13 @@ async def test_settlement_of_a_listener_that_left_is_stale(store: AnyStore) -> N
 
 
 @pytest.fixture
-async def reopened(tmp_path: Path, clock: ManualClock) -> AsyncIterator[AnyStore]:
+async def reopened(lasting_url: str, clock: ManualClock) -> AsyncIterator[AnyStore]:
     settings = KvQueueSettings(max_crashes=3)
-    first = await open_store(str(tmp_path / "queue.db"), settings, clock)
+    first = await open_store(lasting_url, settings, clock)
     await send(first, mail())
     await claim(first)
     await first.close()
-    second = await open_store(str(tmp_path / "queue.db"), settings, clock)
+    second = await open_store(lasting_url, settings, clock)
     yield second
     await second.close()
 

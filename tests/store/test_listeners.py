@@ -5,10 +5,10 @@ import os
 from collections.abc import AsyncIterator
 
 import pytest
-from store.given import ManualClock, claim, ending, mail, send
 
 from kvqueue_fastapi.model import AtomicWrite, Failure, KvSet, Outcome
 from kvqueue_fastapi.store import AnyStore
+from store.given import ManualClock, claim, ending, mail, send
 
 
 @pytest.fixture
@@ -101,9 +101,7 @@ async def test_message_that_comes_again_wakes(
     assert woken.is_set()
 
 
-async def test_end_of_a_head_wakes_for_its_successor(
-    store: AnyStore, woken: asyncio.Event
-) -> None:
+async def test_end_of_a_head_wakes_for_its_successor(store: AnyStore, woken: asyncio.Event) -> None:
     await send(store, mail(ordering_key="k"), mail(ordering_key="k"))
     (held,) = await claim(store)
     woken.clear()

@@ -3,6 +3,9 @@
 import asyncio
 
 import pytest
+
+from kvqueue_fastapi.model import AtomicWrite, Failure, Outcome, Send, State
+from kvqueue_fastapi.store import AnyStore
 from store.given import (
     LEASE_MS,
     ManualClock,
@@ -15,9 +18,6 @@ from store.given import (
     settle,
     shown,
 )
-
-from kvqueue_fastapi.model import AtomicWrite, Failure, Outcome, Send, State
-from kvqueue_fastapi.store import AnyStore
 
 
 def keyed(data: str = "null", kind: str = "mail", key: str = "k", **fields: int) -> Send:

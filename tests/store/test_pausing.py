@@ -1,9 +1,8 @@
 """Pausing: nobody claims a paused type, until it is resumed."""
 
-from store.given import ManualClock, claim, claimed_ids, crash, mail, send, settle
-
 from kvqueue_fastapi.model import Send
 from kvqueue_fastapi.store import AnyStore
+from store.given import ManualClock, claim, claimed_ids, crash, mail, send, settle
 
 
 async def test_paused_type_is_not_claimed(store: AnyStore) -> None:

@@ -1,14 +1,13 @@
 """Sending: a message is stored whole, in order, under an id that is never given again."""
 
 import asyncio
-from pathlib import Path
 
 import pytest
-from store.given import ManualClock, claim, claimed_ids, ending, mail, send, settle, shown
 
-from kvqueue_fastapi.model import AtomicWrite, Send, State
+from kvqueue_fastapi.model import AtomicWrite, Claim, Send, State
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import AnyStore, open_store
+from store.given import ManualClock, claim, claimed_ids, ending, mail, send, settle, shown
 
 
 async def test_sent_message_comes_back_as_it_was(store: AnyStore, clock: ManualClock) -> None:
@@ -91,15 +90,14 @@ async def test_id_is_not_given_again_after_a_discard(store: AnyStore) -> None:
 
 
 async def test_id_is_not_given_again_after_reopening(
-    tmp_path: Path, settings: KvQueueSettings
+    lasting_url: str, settings: KvQueueSettings
 ) -> None:
-    url = str(tmp_path / "queue.db")
-    first = await open_store(url, settings)
+    first = await open_store(lasting_url, settings)
     ids = await send(first, mail(), mail())
     await first.admin.discard(ids)
     await first.close()
 
-    second = await open_store(url, settings)
+    second = await open_store(lasting_url, settings)
     (later,) = await send(second, mail())
     await second.close()
 
@@ -152,12 +150,12 @@ async def test_point_in_time_that_is_past_means_now(
     assert record.due_at_ms == clock.now_ms + max(0, ahead_ms)
 
 
-async def test_messages_survive_a_reopening(tmp_path: Path, settings: KvQueueSettings) -> None:
-    first = await open_store(str(tmp_path / "queue.db"), settings)
+async def test_messages_survive_a_reopening(lasting_url: str, settings: KvQueueSettings) -> None:
+    first = await open_store(lasting_url, settings)
     sent = await send(first, mail("1"), mail("2"), mail("3", delay_ms=60_000))
     await first.close()
 
-    second = await open_store(str(tmp_path / "queue.db"), settings)
+    second = await open_store(lasting_url, settings)
     found = await claimed_ids(second)
     delayed = await shown(second, sent[2])
     await second.close()
@@ -176,6 +174,6 @@ async def test_pending_counts_what_waits_but_not_what_runs(store: AnyStore) -> N
     assert await store.count_pending(most=100) == 3
 
 
-async def _sent_and_claimed(store: AnyStore) -> list:
+async def _sent_and_claimed(store: AnyStore) -> list[Claim]:
     await send(store, mail())
     return await claim(store)

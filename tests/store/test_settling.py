@@ -3,6 +3,9 @@
 import json
 
 import pytest
+
+from kvqueue_fastapi.model import AttemptError, Failure, Outcome, Query, State
+from kvqueue_fastapi.store import AnyStore
 from store.given import (
     LEASE_MS,
     ManualClock,
@@ -15,9 +18,6 @@ from store.given import (
     settle,
     shown,
 )
-
-from kvqueue_fastapi.model import AttemptError, Failure, Outcome, Query, State
-from kvqueue_fastapi.store import AnyStore
 
 OOPS = Failure("ValueError: oops", "Traceback …")
 EVERYTHING = Query(limit=1_000)
@@ -219,5 +219,3 @@ async def test_settling_after_the_lease_but_before_anyone_took_it_over_holds(
     clock.pass_ms(LEASE_MS + 1)
 
     assert await settle(store, held)
-
-

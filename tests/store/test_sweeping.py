@@ -2,10 +2,9 @@
 
 import asyncio
 
-from store.given import DAY_MS, ManualClock, claim, mail, once, send, settle
-
 from kvqueue_fastapi.model import AtomicWrite, Check, Failure, KvSet, Outcome, Query
 from kvqueue_fastapi.store import AnyStore
+from store.given import DAY_MS, ManualClock, claim, mail, once, send, settle
 
 RETENTION_MS = 3_600_000
 

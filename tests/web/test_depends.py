@@ -1,15 +1,22 @@
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import httpx2
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, WebSocket
+from fastapi import APIRouter, Depends, FastAPI, HTTPException
 from fastapi.testclient import TestClient
-from injector import Inject, Injector
+from shop import (
+    ROUTES,
+    Consumer,
+    by_dep,
+    by_websocket,
+    installed,
+)
 
 from kvqueue_fastapi import (
     Injected,
@@ -19,80 +26,11 @@ from kvqueue_fastapi import (
     KvQueueError,
     KvQueueModule,
     KvQueueNotStartedError,
-    KvQueueSettings,
     NotInstalledError,
-    OutgoingMessage,
     PayloadError,
     QueueFullError,
-    SendOptions,
-    get_kv_queue,
-    on_queue_message,
 )
-from kvqueue_fastapi.testing import RecordingKvQueue, Sent, drain
-
-
-class Shop:
-    def __init__(self, queue: Inject[KvQueue]) -> None:
-        self.queue = queue
-
-    async def sell(self, order_id: int) -> int:
-        return await self.queue.send_message("depends order", order_id)
-
-
-class Consumer:
-    def __init__(self) -> None:
-        self.seen: list[int] = []
-
-    @on_queue_message("depends order")
-    async def handle(self, order_id: int) -> None:
-        self.seen.append(order_id)
-
-
-def installed(app: FastAPI, url: str, **settings: Any) -> Consumer:
-    consumer = Consumer()
-    module = KvQueueModule(
-        url, consumers=[Consumer], settings=KvQueueSettings(**settings), listen=False
-    )
-    module.install(app, Injector([module, lambda binder: binder.bind(Consumer, to=consumer)]))
-    return consumer
-
-
-async def by_dep(order_id: int, queue: KvQueueDep) -> int:
-    return await queue.send_message("depends order", order_id)
-
-
-async def by_injected_queue(order_id: int, queue: Annotated[KvQueue, Injected(KvQueue)]) -> int:
-    return await queue.send_message("depends order", order_id)
-
-
-async def by_default_value(
-    order_id: int,
-    queue: KvQueue = Injected(KvQueue),  # noqa: B008 because it stands where Depends does
-) -> int:
-    return await queue.send_message("depends order", order_id)
-
-
-async def by_service(order_id: int, shop: Annotated[Shop, Injected(Shop)]) -> int:
-    return await shop.sell(order_id)
-
-
-async def by_function(order_id: int, queue: Annotated[KvQueue, Depends(get_kv_queue)]) -> int:
-    return await queue.send_message("depends order", order_id)
-
-
-def by_thread(order_id: int, queue: KvQueueDep) -> int:
-    return queue.send_message_sync("depends order", order_id, priority=1)
-
-
-async def by_websocket(socket: WebSocket, queue: KvQueueDep) -> None:
-    await socket.accept()
-    order_id = await socket.receive_json()
-    await socket.send_json(await queue.send_message("depends order", order_id))
-    await socket.close()
-
-
-ROUTES = [by_dep, by_injected_queue, by_default_value, by_service, by_function, by_thread]
-
+from kvqueue_fastapi.testing import drain
 
 # --- routes ---
 
@@ -158,6 +96,53 @@ def test_a_websocket_gets_the_queue(path: str, url: str) -> None:
     assert consumer.seen == [7]
 
 
+def with_queue_in_sub_app(url: str, lifespan: Any = None) -> tuple[FastAPI, FastAPI, Consumer]:
+    app, sub_app = FastAPI(lifespan=lifespan), FastAPI()
+    sub_app.post("/{order_id}")(by_dep)
+    app.mount("/sub", sub_app)
+    return app, sub_app, installed(sub_app, url)
+
+
+def test_a_sub_app_with_a_queue_of_its_own_uses_it_when_its_lifespan_is_run(
+    url: str, tmp_path: Path
+) -> None:
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async with sub_app.router.lifespan_context(sub_app):
+            yield
+
+    app, sub_app, consumer = with_queue_in_sub_app(url, lifespan)
+    installed(app, str(tmp_path / "other.db"))
+
+    with TestClient(app) as client:
+        client.post("/sub/7")
+        assert drain(client) == 0
+        client.portal.call(sub_app.state.injector.get(KvQueue).run_until_idle)
+
+    assert consumer.seen == [7]
+
+
+def test_a_sub_app_with_a_queue_of_its_own_does_not_fall_back_to_the_outer_one(
+    url: str, tmp_path: Path
+) -> None:
+    app, _, _ = with_queue_in_sub_app(url)
+    installed(app, str(tmp_path / "other.db"))
+
+    with TestClient(app) as client, pytest.raises(KvQueueNotStartedError):
+        client.post("/sub/7")
+
+
+def test_a_service_without_a_queue_needs_no_lifespan(url: str) -> None:
+    app = FastAPI()
+    consumer = installed(app, url)
+
+    @app.get("/")
+    async def route(injected: Annotated[Consumer, Injected(Consumer)]) -> bool:
+        return injected is consumer
+
+    assert TestClient(app).get("/").json() is True
+
+
 def test_a_dependency_of_a_dependency_gets_the_queue(url: str) -> None:
     app = FastAPI()
     installed(app, url)
@@ -171,75 +156,6 @@ def test_a_dependency_of_a_dependency_gets_the_queue(url: str) -> None:
 
     with TestClient(app) as client:
         assert client.get("/").json() == [1, 2]
-
-
-# --- overrides and testing tools ---
-
-
-@pytest.mark.parametrize("route", [r for r in ROUTES if r is not by_service])
-def test_an_override_replaces_the_queue_of_every_route(route: Callable[..., Any]) -> None:
-    app, recorded = FastAPI(), RecordingKvQueue()
-    app.post("/{order_id}")(route)
-    app.dependency_overrides[get_kv_queue] = lambda: recorded
-
-    answer = TestClient(app).post("/7")
-
-    assert answer.json() == 1
-    assert [(sent.type, sent.data) for sent in recorded.sent] == [("depends order", 7)]
-
-
-def test_an_override_replaces_an_injected_service() -> None:
-    app, recorded = FastAPI(), RecordingKvQueue()
-    app.post("/{order_id}")(by_service)
-    app.dependency_overrides[Injected(Shop).dependency] = lambda: Shop(recorded)
-
-    TestClient(app).post("/7")
-
-    assert recorded.sent == [Sent("depends order", 7, {})]
-
-
-async def test_a_recording_queue_keeps_what_all_the_ways_of_sending_were_given() -> None:
-    recorded = RecordingKvQueue()
-
-    first = await recorded.send_message("depends order", 1, priority=3)
-    delayed = OutgoingMessage("depends order", 3, SendOptions(delay=5))
-    others = await recorded.send_messages([("depends order", 2), delayed])
-
-    assert [first, *others] == [1, 2, 3]
-    assert recorded.sent == [
-        Sent("depends order", 1, {"priority": 3}),
-        Sent("depends order", 2, {}),
-        Sent("depends order", 3, {"delay": 5}),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("message", "options", "error"),
-    [
-        (("depends order", object()), {}, PayloadError),
-        (("", 1), {}, ValueError),
-        (("depends order", 1), {"delay": -1}, ValueError),
-        (("depends order", 1), {"dealy": 1}, TypeError),
-    ],
-)
-async def test_a_recording_queue_refuses_what_the_real_one_refuses(
-    message: tuple[str, Any], options: dict[str, Any], error: type[Exception]
-) -> None:
-    recorded = RecordingKvQueue()
-
-    with pytest.raises(error):
-        await recorded.send_message(*message, **options)
-
-    assert recorded.sent == []
-
-
-def test_drain_outside_of_a_started_app_says_so(url: str) -> None:
-    app = FastAPI()
-    installed(app, url)
-
-    for client in (TestClient(app), TestClient(FastAPI())):
-        with pytest.raises(NotInstalledError, match=r"with TestClient\(app\)"):
-            drain(client)
 
 
 # --- limits ---
@@ -332,6 +248,35 @@ async def test_without_a_lifespan_an_asgi_transport_gets_the_same_error(url: str
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://a") as http:
         with pytest.raises(KvQueueNotStartedError, match=r"with TestClient\(app\)"):
             await http.post("/7")
+
+
+async def test_an_asgi_transport_gets_the_queue_where_the_test_runs_the_lifespan(url: str) -> None:
+    # it gives connections no state, as a server does
+    app = FastAPI()
+    consumer = installed(app, url)
+    app.post("/{order_id}")(by_dep)
+    transport = httpx2.ASGITransport(app)
+
+    async with (
+        app.router.lifespan_context(app),
+        httpx2.AsyncClient(transport=transport, base_url="http://a") as http,
+    ):
+        await http.post("/7")
+        await app.state.injector.get(KvQueue).run_until_idle()
+
+    assert consumer.seen == [7]
+
+
+def test_a_bare_client_beside_a_started_one_says_that_it_has_no_queue(url: str) -> None:
+    # it has an event loop of its own, on which the queue of the other cannot be used
+    app = FastAPI()
+    installed(app, url)
+    app.post("/{order_id}")(by_dep)
+
+    with TestClient(app) as client:
+        with pytest.raises(KvQueueNotStartedError, match=r"with TestClient\(app\)"):
+            TestClient(app).post("/7")
+        assert drain(client) == 0
 
 
 def test_a_sub_app_whose_outer_lifespan_did_not_run_names_both_remedies(url: str) -> None:

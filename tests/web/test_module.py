@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from fastapi_injector import attach_injector
 from injector import Inject, Injector, UnsatisfiedRequirement
 
 from kvqueue_fastapi import (
@@ -176,6 +177,15 @@ def test_installing_twice_is_an_error() -> None:
     KvQueueModule(":memory:").install(app)
 
     with pytest.raises(KvQueueError, match="has a queue already"):
+        KvQueueModule(":memory:").install(app)
+
+
+def test_an_app_with_another_injector_is_an_error() -> None:
+    # or routes and handlers would be given different services
+    app = FastAPI()
+    attach_injector(app, Injector())
+
+    with pytest.raises(KvQueueError, match=r"another injector already.*one with both modules"):
         KvQueueModule(":memory:").install(app)
 
 

@@ -9,7 +9,7 @@ from kvqueue_fastapi.model import AtomicWrite, Committed, Outcome, Send, Settlem
 from kvqueue_fastapi.store.base import ClaimRequest, Clock, Request, SettleRequest
 from kvqueue_fastapi.store.sqlite import statements as sql
 from kvqueue_fastapi.store.sqlite.claims import claim, make_ready
-from kvqueue_fastapi.store.sqlite.connection import store_error, write_transaction
+from kvqueue_fastapi.store.sqlite.connection import patiently, store_error, write_transaction
 from kvqueue_fastapi.store.sqlite.keys import apply_mutations, checks_hold
 from kvqueue_fastapi.store.sqlite.leases import Undertaker
 from kvqueue_fastapi.store.sqlite.sends import insert, insert_once
@@ -66,7 +66,7 @@ class Batch:
         found = {
             row[0]
             for statement in (sql.READY_TYPES, sql.QUARANTINED_TYPES)
-            for row in connection.execute(statement, names)
+            for row in _read(connection, statement, names, self._patience_s)
         }
         return sorted(found, key=str.encode)[:limit]
 
@@ -94,9 +94,7 @@ class Batch:
                 )
         return answers
 
-    def _one_by_one(
-        self, connection: sqlite3.Connection, requests: Sequence[Request]
-    ) -> list[Any]:
+    def _one_by_one(self, connection: sqlite3.Connection, requests: Sequence[Request]) -> list[Any]:
         answers: list[Any] = []
         for request in requests:
             answer = self._alone(connection, request)
@@ -137,6 +135,12 @@ class Batch:
             answer = error
         connection.execute(sql.SAVEPOINT_RELEASE)
         return answer
+
+
+def _read(
+    connection: sqlite3.Connection, statement: str, names: dict[str, Any], patience_s: float
+) -> list[Any]:
+    return patiently(lambda: connection.execute(statement, names).fetchall(), patience_s)
 
 
 class _PlainSends:

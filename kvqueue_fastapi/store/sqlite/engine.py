@@ -152,6 +152,10 @@ class SqliteStore:
         """Say that this process listens, and show a mark of life. Returns its id."""
         return await self._run(lambda connection: self._listeners.enter(connection, types))
 
+    def retire_listener(self, listener_id: int) -> None:
+        """Say that it only waits for threads that go on: its end is no crash. Blocks."""
+        self._call(lambda connection: self._listeners.retire(connection, listener_id))
+
     def leave_listener(self, listener_id: int) -> None:
         """Take the mark of life away, and give back what it still holds. Blocks."""
         self._call(lambda connection: self._listeners.leave(connection, listener_id))

@@ -50,6 +50,9 @@ class Undertaker:
     def end_of(self, connection: sqlite3.Connection, listener_id: int, now_ms: int) -> int:
         """End all leases of a dead listener. Returns how many."""
         ended = 0
+        if connection.execute(sql.IS_RETIRED, {"id": listener_id}).fetchone():
+            # It had stopped in good order, so nothing that it still held has killed it.
+            ended = connection.execute(sql.RELEASE_ALL_OF, {"holder": listener_id}).rowcount
         while rows := connection.execute(
             sql.HELD_BY, {"holder": listener_id, "slice": SLICE}
         ).fetchall():

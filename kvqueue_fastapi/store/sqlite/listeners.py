@@ -57,6 +57,11 @@ class Listeners:
         self._present[listener_id] = presence
         return listener_id
 
+    def retire(self, connection: sqlite3.Connection, listener_id: int) -> None:
+        """Keep the mark of life, but let its end be no crash."""
+        with write_transaction(connection, self._patience_s):
+            connection.execute(sql.RETIRE_LISTENER, {"id": listener_id})
+
     def leave(self, connection: sqlite3.Connection, listener_id: int) -> None:
         """Take the mark of life away, and give back what the listener still holds."""
         with write_transaction(connection, self._patience_s):

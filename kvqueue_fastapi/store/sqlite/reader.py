@@ -10,6 +10,7 @@ import aiosqlite
 from kvqueue_fastapi.errors import KvQueueClosedError
 from kvqueue_fastapi.store.sqlite.connection import store_error, text
 from kvqueue_fastapi.store.sqlite.database_thread import DatabaseThread
+from kvqueue_fastapi.store.sqlite.location import MEMORY
 
 Rows = Iterable[Any]
 
@@ -37,12 +38,20 @@ class FileReader:
     @classmethod
     async def open(cls, path: str) -> "FileReader":
         """Open the file for reading."""
-        connection = await aiosqlite.connect(
-            Path(path).as_uri() + "?mode=rw", uri=True, isolation_level=None, timeout=5
-        )
+        try:
+            connection = await aiosqlite.connect(
+                Path(path).as_uri() + "?mode=rw", uri=True, isolation_level=None, timeout=5
+            )
+        except sqlite3.Error as error:
+            raise store_error(error, path) from error
+        reader = cls(connection, path)
         connection.text_factory = text
-        await connection.execute_fetchall("PRAGMA query_only = ON")
-        return cls(connection, path)
+        try:
+            await reader.fetch_all("PRAGMA query_only = ON", {})
+        except BaseException:
+            await reader.close()
+            raise
+        return reader
 
     async def fetch_all(self, statement: str, names: Mapping[str, Any]) -> list[Any]:
         """All rows of a query, in one hop: a cursor left open would block a checkpoint."""
@@ -67,9 +76,12 @@ class ThreadReader:
 
     async def fetch_all(self, statement: str, names: Mapping[str, Any]) -> list[Any]:
         """All rows of a query."""
-        return await self._thread.run(
-            lambda connection: connection.execute(statement, dict(names)).fetchall()
-        )
+        try:
+            return await self._thread.run(
+                lambda connection: connection.execute(statement, dict(names)).fetchall()
+            )
+        except sqlite3.Error as error:
+            raise store_error(error, MEMORY) from error
 
     async def close(self) -> None:
         """Nothing to let go of."""

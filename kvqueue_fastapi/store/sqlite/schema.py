@@ -6,7 +6,7 @@ from typing import Final
 
 from kvqueue_fastapi.store.migrations import Migration, load_migrations, pending
 from kvqueue_fastapi.store.sqlite import statements as sql
-from kvqueue_fastapi.store.sqlite.connection import write_transaction
+from kvqueue_fastapi.store.sqlite.connection import patiently, write_transaction
 
 PACKAGE: Final = "kvqueue_fastapi.store.sqlite"
 
@@ -22,7 +22,8 @@ def migrate(
         SchemaTooNewError: the database asks for newer code.
     """
     known = migrations or load_migrations(PACKAGE)
-    if connection.execute(sql.HAS_SCHEMA).fetchone() and not _missing(connection, known):
+    # Even a read can find the file locked, while another process closes or recovers it.
+    if patiently(lambda: _is_current(connection, known), patience_s):
         return
     with write_transaction(connection, patience_s):
         if not connection.execute(sql.HAS_SCHEMA).fetchone():
@@ -34,6 +35,12 @@ def migrate(
                 connection.execute(statement)
             names = {"applied": migration.number, "oldest_code": migration.oldest_code}
             connection.execute(sql.UPDATE_SCHEMA, names)
+
+
+def _is_current(connection: sqlite3.Connection, migrations: tuple[Migration, ...]) -> bool:
+    return bool(connection.execute(sql.HAS_SCHEMA).fetchone()) and not _missing(
+        connection, migrations
+    )
 
 
 def _missing(connection: sqlite3.Connection, migrations: tuple[Migration, ...]) -> list[Migration]:

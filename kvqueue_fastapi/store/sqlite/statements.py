@@ -226,6 +226,8 @@ INSERT INTO kvqueue_listeners (id, host, boot, pid, since_ms, types)
 VALUES (:id, :host, :boot, :pid, :since_ms, :types)
 """
 OTHER_LISTENERS: Final = "SELECT id, boot FROM kvqueue_listeners"
+RETIRE_LISTENER: Final = "UPDATE kvqueue_listeners SET retired = 1 WHERE id = :id"
+IS_RETIRED: Final = "SELECT 1 FROM kvqueue_listeners WHERE id = :id AND retired = 1"
 DELETE_LISTENER: Final = "DELETE FROM kvqueue_listeners WHERE id = :id"
 
 # --- key-value -----------------------------------------------------------------------------
@@ -277,7 +279,9 @@ _FILTERS: Final = """
    AND (:type IS NULL OR type = :type)
    AND (:ordering_key IS NULL OR ordering_key = :ordering_key)
    AND (:search IS NULL OR instr(lower(data), lower(:search)) > 0
-        OR instr(lower(coalesce(errors, '')), lower(:search)) > 0)
+        OR EXISTS (SELECT 1 FROM json_tree(iif(json_valid(errors), errors, '[]')) AS part
+                    WHERE part.key IN ('text', 'trace')
+                      AND instr(lower(part.atom), lower(:search)) > 0))
 """
 LIST_MESSAGES: Final = (
     f"SELECT {_MESSAGE_FIELDS} FROM kvqueue_messages WHERE id > :after"  # noqa: S608 because the parts are constants

@@ -17,5 +17,5 @@ async def visit(path: str) -> None:
 
 def visit_all(paths: Sequence[str], barrier: Barrier) -> None:
     for path in paths:
-        barrier.wait(30)
+        barrier.wait(10)
         asyncio.run(visit(path))

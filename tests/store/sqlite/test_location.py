@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-from store.given import claim, mail, send
 
 from kvqueue_fastapi.errors import InvalidOptionError, StoreError
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import open_store
 from kvqueue_fastapi.store.sqlite import location
 from kvqueue_fastapi.store.sqlite.location import path_of, refuse_network
+from store.given import claim, mail, send
 
 
 @pytest.mark.parametrize(
@@ -120,13 +120,16 @@ def test_system_without_a_list_of_mounts_is_trusted(mounts: Path) -> None:
     refuse_network("/mnt/share/queue.db")
 
 
-async def test_link_to_a_network_file_system_is_refused(tmp_path: Path, mounts: Path) -> None:
+@pytest.fixture
+def link(tmp_path: Path, mounts: Path) -> Path:
+    """A database that is a link to another file system."""
     (tmp_path / "far").mkdir()
     mounts.write_text(f"{MOUNTS}29 22 0:24 / {tmp_path}/far rw - nfs server:/far rw\n")
-    link = tmp_path / "queue.db"
-    link.symlink_to(tmp_path / "far" / "queue.db")
+    path = tmp_path / "queue.db"
+    path.symlink_to(tmp_path / "far" / "queue.db")
+    return path
 
+
+async def test_link_to_a_network_file_system_is_refused(link: Path) -> None:
     with pytest.raises(StoreError, match="network file system"):
         await open_store(str(link), KvQueueSettings())
-
-

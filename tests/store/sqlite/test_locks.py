@@ -2,25 +2,24 @@
 
 import asyncio
 import sqlite3
-import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from store.given import claim, ending, mail, send
 
 from kvqueue_fastapi.errors import StoreBusyError
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import AnyStore, open_store
+from store.given import claim, ending, mail, send
 
 Verb = Callable[[AnyStore], Awaitable[Any]]
 
 WRITING: dict[str, Verb] = {
     "send": lambda store: send(store, mail()),
-    "claim": lambda store: claim(store),
+    "claim": claim,
     "settle": lambda store: store.settle([]),
     "ready_types": lambda store: store.ready_types(after="", limit=1),
     "enter_listener": lambda store: store.enter_listener([]),
@@ -124,36 +123,38 @@ async def test_open_reader_does_not_hold_up_writes(
     foreign.execute("ROLLBACK")
 
 
-async def test_two_stores_that_write_back_to_back_both_get_through(
-    path: Path, settings: KvQueueSettings
-) -> None:
-    stores = [await open_store(str(path), settings) for _ in range(3)]
+@pytest.fixture
+async def three(path: Path) -> AsyncIterator[list[AnyStore]]:
+    """Stores on one file, with the patience that they have by default."""
+    stores = [await open_store(str(path), KvQueueSettings()) for _ in range(3)]
+    yield stores
+    await asyncio.gather(*(store.close() for store in stores))
 
+
+async def test_stores_that_write_back_to_back_all_get_through(three: list[AnyStore]) -> None:
     async def flood(store: AnyStore) -> None:
         for _ in range(100):
             await send(store, mail())
 
-    await asyncio.gather(*map(flood, stores))
-    pending = await stores[0].count_pending(most=999)
-    await asyncio.gather(*(store.close() for store in stores))
+    await asyncio.gather(*map(flood, three))
 
-    assert pending == 300
+    assert await three[0].count_pending(most=999) == 300
 
 
-async def test_busy_program_beside_us_loses_nothing(store: AnyStore, path: Path) -> None:
+async def test_busy_program_beside_us_loses_nothing(three: list[AnyStore], path: Path) -> None:
     def write() -> None:
-        with closing(sqlite3.connect(path, isolation_level=None, timeout=5)) as other:
+        with closing(sqlite3.connect(path, isolation_level=None, timeout=10)) as other:
             for _ in range(200):
                 other.execute("INSERT INTO kvqueue_messages (type) VALUES ('other')")
                 time.sleep(0.0005)
 
     *answers, _ = await asyncio.gather(
-        *(send(store, mail()) for _ in range(300)), asyncio.to_thread(write)
+        *(send(three[0], mail()) for _ in range(300)), asyncio.to_thread(write)
     )
 
-    found = await claim(store, limit=999, room=999)
+    found = await claim(three[1], limit=999, room=999)
     assert [one.id for one in found] == [number for (number,) in answers]
-    assert len(await claim(store, "other", limit=999, room=999)) == 200
+    assert len(await claim(three[2], "other", limit=999, room=999)) == 200
 
 
 def _take_lock_at_rollback(store: AnyStore, foreign: sqlite3.Connection) -> None:

@@ -8,22 +8,26 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from store.given import mail, send
 
 from kvqueue_fastapi.errors import KvQueueClosedError, StoreBusyError, StoreError
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import AnyStore, open_store
+from store.given import mail, send
 
 NOBODY = 65_534
 
 
-async def test_file_that_is_no_database_is_refused(path: Path, settings: KvQueueSettings) -> None:
-    path.write_text("Dear diary, today I learnt that a file of text is no database. " * 100)
+@pytest.fixture
+def diary(path: Path) -> Iterator[Path]:
+    text = "Dear diary, today I learnt that a file of text is no database. " * 100
+    path.write_text(text)
+    yield path
+    assert path.read_text() == text
 
+
+async def test_file_that_is_no_database_is_refused(diary: Path, settings: KvQueueSettings) -> None:
     with pytest.raises(StoreError, match=r"queue\.db: file is not a database\. Point KVQUEUE_URL"):
-        await open_store(str(path), settings)
-
-    assert path.read_text().startswith("Dear diary")
+        await open_store(str(diary), settings)
 
 
 async def test_missing_directory_is_named(tmp_path: Path, settings: KvQueueSettings) -> None:
@@ -36,10 +40,14 @@ async def test_directory_is_no_database(tmp_path: Path, settings: KvQueueSetting
         await open_store(str(tmp_path), settings)
 
 
-async def test_empty_file_becomes_a_queue(path: Path, settings: KvQueueSettings) -> None:
+@pytest.fixture
+def empty(path: Path) -> Path:
     path.touch()
+    return path
 
-    store = await open_store(str(path), settings)
+
+async def test_empty_file_becomes_a_queue(empty: Path, settings: KvQueueSettings) -> None:
+    store = await open_store(str(empty), settings)
 
     assert await send(store, mail()) == [1]
     await store.close()
@@ -119,4 +127,8 @@ async def test_closed_store_leaves_one_file(
 
     await store.close()
 
-    assert [one.name for one in tmp_path.iterdir()] == ["queue.db"]
+    assert _names(tmp_path) == ["queue.db"]
+
+
+def _names(directory: Path) -> list[str]:
+    return [one.name for one in directory.iterdir()]

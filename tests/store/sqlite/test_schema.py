@@ -8,14 +8,14 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from store.given import claim, claimed_ids, ending, mail, send
-from store.sqlite.opener import visit, visit_all
 
 from kvqueue_fastapi.errors import SchemaTooNewError
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import AnyStore, open_store
 from kvqueue_fastapi.store.migrations import Migration, load_migrations
 from kvqueue_fastapi.store.sqlite.schema import PACKAGE, migrate
+from store.given import claim, claimed_ids, ending, mail, send
+from store.sqlite.opener import visit, visit_all
 
 KNOWN = load_migrations(PACKAGE)
 NEXT = Migration(
@@ -38,7 +38,7 @@ ROUNDS = 5
 
 def test_many_processes_make_one_schema(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["store.sqlite.opener"])
+    context.set_forkserver_preload(["store.sqlite.opener", "store.sqlite.holder"])
     paths = [tmp_path / f"{turn}.db" for turn in range(20)]
     arguments = (list(map(str, paths)), context.Barrier(PROCESSES))
     openers = [context.Process(target=visit_all, args=arguments) for _ in range(PROCESSES)]
@@ -130,7 +130,9 @@ async def test_migration_that_fails_leaves_nothing(
         migrate(foreign, 1, (*KNOWN, bad))
 
     assert foreign.execute("SELECT applied FROM kvqueue_schema").fetchone() == (len(KNOWN),)
-    assert foreign.execute("SELECT 1 FROM sqlite_master WHERE name = 'kvqueue_half'").fetchall() == []
+    assert (
+        foreign.execute("SELECT 1 FROM sqlite_master WHERE name = 'kvqueue_half'").fetchall() == []
+    )
     assert await send(store, mail()) == [1]
 
 

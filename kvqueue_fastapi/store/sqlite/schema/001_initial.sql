@@ -79,5 +79,6 @@ CREATE TABLE kvqueue_listeners (
     boot     TEXT    NOT NULL,
     pid      INTEGER NOT NULL,
     since_ms INTEGER NOT NULL,
-    types    TEXT    NOT NULL
+    types    TEXT    NOT NULL,
+    retired  INTEGER NOT NULL DEFAULT 0  -- it only waits for threads: its end is no crash
 ) STRICT;
