@@ -16,10 +16,12 @@ from kvqueue_fastapi.drain import Drain
 from kvqueue_fastapi.errors import KvQueueNotStartedError
 from kvqueue_fastapi.handlers.consumers import collect_handlers
 from kvqueue_fastapi.handlers.table import Handler
+from kvqueue_fastapi.handlers.wiring import is_bound
 from kvqueue_fastapi.listener import Listener
 from kvqueue_fastapi.queue import KvQueue
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import AnyStore, open_store
+from kvqueue_fastapi.store.base import Clock
 from kvqueue_fastapi.store.handle import StoreHandle
 
 log = logging.getLogger("kvqueue_fastapi")
@@ -105,7 +107,9 @@ class Runtime:
             await self._stop(listener)
 
     async def _open(self) -> AnyStore:
-        opening = asyncio.create_task(open_store(self._settings.url, self._settings))
+        # A test's own clock, where one is bound.
+        clock = self.injector.get(Clock) if is_bound(self.injector, Clock) else None  # type: ignore[type-abstract] # it is a key
+        opening = asyncio.create_task(open_store(self._settings.url, self._settings, clock))
         try:
             return await _to_the_end(opening)
         except asyncio.CancelledError:

@@ -10,6 +10,7 @@ from injector import Binder, Injector, InstanceProvider, Module
 
 from kvqueue_fastapi.admin import KvQueueAdmin
 from kvqueue_fastapi.errors import HandlerError, KvQueueError
+from kvqueue_fastapi.handlers.wiring import is_bound
 from kvqueue_fastapi.lifespan import STATE_KEY, Runtime, around
 from kvqueue_fastapi.queue import KvQueue
 from kvqueue_fastapi.settings import KvQueueSettings
@@ -116,7 +117,7 @@ class KvQueueModule(Module):
 
     def _runtime(self, injector: Injector | None) -> Runtime:
         chosen = injector or self._injector or Injector([self])
-        if not _has_runtime(chosen.binder):
+        if not is_bound(chosen, Runtime):
             msg = (
                 "The injector does not have this KvQueueModule. Make it with "
                 "Injector([queue_module, …]), and install that one."
@@ -130,15 +131,6 @@ class KvQueueModule(Module):
             )
             raise KvQueueError(msg)
         return runtime.within(chosen)
-
-
-def _has_runtime(binder: Binder | None) -> bool:
-    # A child's parents count as well, but not what auto_bind would make.
-    while binder is not None:
-        if binder.has_explicit_binding_for(Runtime):
-            return True
-        binder = binder.parent
-    return False
 
 
 def _listed(consumers: Any) -> tuple[Any, ...]:

@@ -1,10 +1,12 @@
-"""What the tests of an app need: a queue that only records, and a way to wait for the real one."""
+"""What the tests of an app need: a queue that only records, a drain, and a clock."""
 
 from collections.abc import Iterable
 from dataclasses import fields
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from fastapi.testclient import TestClient
+from injector import Binder, InstanceProvider
 
 from kvqueue_fastapi.errors import NotInstalledError
 from kvqueue_fastapi.handlers.table import Handler
@@ -12,6 +14,7 @@ from kvqueue_fastapi.lifespan import STATE_KEY
 from kvqueue_fastapi.outgoing import PLAIN, OutgoingMessage, SendOptions
 from kvqueue_fastapi.queue import KvQueue
 from kvqueue_fastapi.settings import KvQueueSettings
+from kvqueue_fastapi.store.base import Clock
 from kvqueue_fastapi.store.handle import StoreHandle
 
 
@@ -56,6 +59,43 @@ class RecordingKvQueue(KvQueue):
             await self.send_message(message.type, message.data, **_given(message.options))
             for message in outgoing
         ]
+
+
+class FakeClock:
+    """A clock that moves only when it is told to: delays and retries without waiting.
+
+    It is a module for the injector:
+
+        clock = FakeClock()
+        queue_module.install(app, Injector([queue_module, clock]))
+        with TestClient(app) as client:
+            client.post("/reminders")
+            clock.advance(3600)
+            drain(client)
+
+    Args:
+        now: what time it is at first; None: the real time.
+    """
+
+    def __init__(self, now: datetime | None = None) -> None:
+        self._now_ms = round((now or datetime.now(UTC)).timestamp() * 1000)
+
+    def __call__(self, binder: Binder) -> None:
+        """Bind it, so that the queue reads the time from it."""
+        binder.bind(Clock, to=InstanceProvider(self))  # type: ignore[type-abstract] # it is a key
+
+    def advance(self, by: float | timedelta) -> None:
+        """Let time pass, in seconds or as a `timedelta`."""
+        seconds = by.total_seconds() if isinstance(by, timedelta) else by
+        self._now_ms += round(seconds * 1000)
+
+    def wall_ms(self) -> int:
+        """UTC milliseconds since 1970."""
+        return self._now_ms
+
+    def steady_ms(self) -> int:
+        """The same: it never jumps unless it is told to."""
+        return self._now_ms
 
 
 def _given(options: SendOptions) -> dict[str, Any]:

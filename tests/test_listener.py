@@ -268,7 +268,7 @@ async def test_pause_gives_back_what_has_not_started_and_lets_the_running_finish
         await bench.queue.send_messages([("n", number) for number in range(520)])
         await seen.reach(502)
         await bench.admin.pause("n")
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(2):
             await until(lambda: has_state(bench, "running", 2))
         go_on.set()
         await until(lambda: has_state(bench, "running", 0))

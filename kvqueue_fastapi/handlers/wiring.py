@@ -74,7 +74,7 @@ class Wiring:
 
     def is_explicit(self, key: Any) -> bool:
         """Whether a module bound it, so that it is not made just because someone asks."""
-        return any(binder.has_explicit_binding_for(key) for binder in self._binders)
+        return is_bound(self._injector, key)
 
     def multibound(self, key: Any) -> list[Any]:
         """Give what all modules contributed to a list; a child's does not hide its parents'."""
@@ -195,6 +195,11 @@ class Wiring:
             return self._injector.binder.get_binding(key)[0]
         except Exception:  # noqa: BLE001 because injector raises many kinds for "not bound"
             return None
+
+
+def is_bound(injector: Injector, key: Any) -> bool:
+    """Whether a module of the container or of its parents bound it; `auto_bind` does not count."""
+    return any(binder.has_explicit_binding_for(key) for binder in _with_parents(injector.binder))
 
 
 def _with_parents(binder: Binder | None) -> Iterator[Binder]:

@@ -73,6 +73,11 @@ class Writer(Generic[Request]):
             answers = await self._apply(requests)
         except Exception as error:  # noqa: BLE001 because it is every caller's answer
             answers = [error] * len(futures)
+        except BaseException:
+            # The event loop is ended by force; nobody will ever answer them.
+            for future in futures:
+                future.cancel()
+            raise
         for future, answer in zip(futures, answers, strict=True):
             _answer(future, answer)
 

@@ -1,20 +1,27 @@
 from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from injector import Injector
 from shop import ROUTES, Shop, by_service, installed
 
 from kvqueue_fastapi import (
     Injected,
+    KvQueueDep,
+    KvQueueModule,
+    Message,
     NotInstalledError,
     OutgoingMessage,
     PayloadError,
     SendOptions,
     get_kv_queue,
+    on_queue_message,
 )
-from kvqueue_fastapi.testing import RecordingKvQueue, Sent, drain
+from kvqueue_fastapi.testing import FakeClock, RecordingKvQueue, Sent, drain
 
 
 @pytest.mark.parametrize("route", [r for r in ROUTES if r is not by_service])
@@ -81,3 +88,34 @@ def test_drain_outside_of_a_started_app_says_so(url: str) -> None:
     for client in (TestClient(app), TestClient(FastAPI())):
         with pytest.raises(NotInstalledError, match=r"with TestClient\(app\)"):
             drain(client)
+
+
+def test_a_fake_clock_brings_a_delayed_message_and_its_retries_without_waiting(
+    tmp_path: Path,
+) -> None:
+    attempts: list[int] = []
+
+    @on_queue_message("reminder")
+    async def remind(message: Message[None]) -> None:
+        attempts.append(message.attempt)
+        raise RuntimeError("not yet")
+
+    clock = FakeClock()
+    module = KvQueueModule(str(tmp_path / "q.db"), consumers=[remind], listen=False)
+    app = FastAPI()
+    module.install(app, Injector([module, clock]))
+
+    @app.post("/reminders")
+    async def send(queue: KvQueueDep) -> int:
+        return await queue.send_message("reminder", delay=3600)
+
+    with TestClient(app) as client:
+        client.post("/reminders")
+        early = drain(client)
+        clock.advance(timedelta(hours=1))
+        due = drain(client)
+        clock.advance(0.1)
+        again = drain(client)
+
+    assert (early, due, again) == (0, 1, 1)
+    assert attempts == [1, 2]
