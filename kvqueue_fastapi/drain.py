@@ -47,7 +47,9 @@ class Drain:
                     listener_id=listener_id,
                 )
                 now = time.monotonic()
-                holds.update((claim.id, Hold(claim, now)) for claim in claimed.claims)
+                holds.update(
+                    (claim.id, Hold(claim, now, self._lease_s)) for claim in claimed.claims
+                )
                 for claim in claimed.claims:
                     await self._handle(holds[claim.id])
                     del holds[claim.id]

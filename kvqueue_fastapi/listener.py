@@ -148,7 +148,7 @@ class Listener:
     def _accept(self, claims: Iterable[Claim]) -> None:
         now = time.monotonic()
         for claim in claims:
-            hold = Hold(claim, now)
+            hold = Hold(claim, now, self._lease_ms / 1000)
             self._holds[claim.id] = hold
             self._rooms.take(claim.type)
             if claim.crashes:
@@ -168,7 +168,7 @@ class Listener:
         back = [
             hold
             for hold in self._waiting
-            if hold.claim.type in paused or hold.extended_at < stale_before
+            if hold.claim.type in paused or hold.claimed_at < stale_before
         ]
         for hold in back:
             self._waiting.remove(hold)
@@ -188,6 +188,10 @@ class Listener:
         loop = asyncio.get_running_loop()
         while self._waiting and len(self._running) < self._slots:
             hold = self._waiting.popleft()
+            if hold.has_run_out:
+                # This process was frozen: another one may be at it.
+                self._give_back(deque([hold]))
+                continue
             # Each in an empty context of its own: nothing leaks from one message to another.
             task = loop.create_task(self._handle(hold), context=contextvars.Context())
             self._running[task] = hold

@@ -1,5 +1,7 @@
 """A message in the hands of its handler."""
 
+import math
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -18,18 +20,26 @@ class Hold:
     The lease keeper marks it from its own thread; the handler's `Message` reads it.
 
     Attributes:
-        extended_at: when the lease began or was made longer, on `time.monotonic`.
+        claimed_at: when the lease began, on `time.monotonic`.
+        extended_at: when it began or was last made longer, on the same clock.
         lost: another process may have the message now.
         ended: its handler has returned; what is left is to write it down.
     """
 
-    __slots__ = ("claim", "ended", "extended_at", "lost")
+    __slots__ = ("_lease_s", "claim", "claimed_at", "ended", "extended_at", "lost")
 
-    def __init__(self, claim: Claim, extended_at: float) -> None:
+    def __init__(self, claim: Claim, claimed_at: float, lease_s: float = math.inf) -> None:
         self.claim = claim
-        self.extended_at = extended_at
+        self.claimed_at = self.extended_at = claimed_at
+        self._lease_s = lease_s
         self.lost = False
         self.ended = False
+
+    @property
+    def has_run_out(self) -> bool:
+        """Whether another process may have the message now."""
+        # By the clock as well, because a thawed process runs on before its keeper has looked.
+        return self.lost or time.monotonic() - self.extended_at > self._lease_s
 
 
 class Message(Generic[T]):
@@ -81,7 +91,7 @@ class Message(Generic[T]):
         A handler that did not return in time because its process was frozen can look here
         before it does what must not happen twice.
         """
-        return self._hold.lost
+        return self._hold.has_run_out
 
     def __repr__(self) -> str:
         return f"<Message {self.id} {self.type!r} attempt {self.attempt}>"

@@ -38,10 +38,13 @@ class FileReader:
     @classmethod
     async def open(cls, path: str) -> "FileReader":
         """Open the file for reading."""
+        opening = aiosqlite.connect(
+            Path(path).as_uri() + "?mode=rw", uri=True, isolation_level=None, timeout=5
+        )
+        # A daemon, because a process whose event loop ended without us must still exit.
+        getattr(opening, "_thread", opening).daemon = True
         try:
-            connection = await aiosqlite.connect(
-                Path(path).as_uri() + "?mode=rw", uri=True, isolation_level=None, timeout=5
-            )
+            connection = await opening
         except sqlite3.Error as error:
             raise store_error(error, path) from error
         reader = cls(connection, path)
