@@ -42,7 +42,8 @@ class FileReader:
             Path(path).as_uri() + "?mode=rw", uri=True, isolation_level=None, timeout=5
         )
         # A daemon, because a process whose event loop ended without us must still exit.
-        getattr(opening, "_thread", opening).daemon = True
+        thread: Any = getattr(opening, "_thread", opening)
+        thread.daemon = True
         try:
             connection = await opening
         except sqlite3.Error as error:
