@@ -92,6 +92,7 @@ class KvQueueAdmin:
         Raises:
             InvalidOptionError: the state, limit or cursor is none.
         """
+        _refuse_no_text(type=type, ordering_key=ordering_key, search=search)
         query = Query(type, _state(state), ordering_key, search, _after(cursor), _more(limit))
         return _page(await self._handle.admin.list_messages(query), limit)
 
@@ -105,6 +106,7 @@ class KvQueueAdmin:
         cursor: str | None = None,
     ) -> Page:
         """Messages that were given up, the oldest first; arguments as for `messages`."""
+        _refuse_no_text(type=type, ordering_key=ordering_key, search=search)
         query = Query(type, None, ordering_key, search, _after(cursor), _more(limit))
         return _page(await self._handle.admin.list_dead_letters(query), limit)
 
@@ -189,6 +191,15 @@ def _is_id(value: object) -> bool:
 
 def _first_new(requeued: dict[int, int]) -> int:
     return min(requeued.values(), default=_MAX_ID + 1)
+
+
+def _refuse_no_text(**filters: object) -> None:
+    for name, value in filters.items():
+        if value is None:
+            continue
+        if not isinstance(value, str) or value != value.encode("utf-8", "replace").decode():
+            msg = f"{name} is {value!r:.80}, allowed is text without lone surrogates, or None."
+            raise InvalidOptionError(msg)
 
 
 def _type(value: str) -> str:

@@ -42,15 +42,22 @@ class Dispatcher:
         table: the handlers of this process.
         settings: the limits and the schedule that hold where nothing else is said.
         settle_late: for `def` handlers that outlive the shutdown.
+        is_stopping: whether it is we who cancel handlers now; else a handler that is cancelled
+            has failed, be it by its own hand.
     """
 
     def __init__(
-        self, table: HandlerTable, settings: KvQueueSettings, settle_late: SettleLate
+        self,
+        table: HandlerTable,
+        settings: KvQueueSettings,
+        settle_late: SettleLate,
+        is_stopping: Callable[[], bool],
     ) -> None:
         self._table = table
         self._jitter = settings.retry_jitter
         self._schedule_ms = tuple(round(step * 1000) for step in settings.backoff_schedule_s)
         self._settle_late = settle_late
+        self._is_stopping = is_stopping
         self._threads = CapacityLimiter(settings.sync_concurrency)
 
     async def handle(self, hold: Hold) -> Settlement | None:
@@ -76,8 +83,10 @@ class Dispatcher:
         except BaseException as error:
             if isinstance(error, GeneratorExit) and _loop_is_gone():
                 raise
+            if self._is_stopping() and _comes_of_cancelling(error):
+                return _given_back(claim, error)
             # No handler may stop the listener, whatever it raises.
-            return _given_back(claim, error) or self._verdict(handler, claim, options, error)
+            return self._verdict(handler, claim, options, error)
         return _done(claim) if ended else None
 
     async def _run(
@@ -202,10 +211,7 @@ def failure_of(error: BaseException) -> Failure:
     return Failure(_storable(text[:MAX_TEXT_CHARACTERS]), _storable(trace[-MAX_TRACE_CHARACTERS:]))
 
 
-def _given_back(claim: Claim, error: BaseException) -> Settlement | None:
-    """Give back what was cancelled from outside, even where that made the handler fail."""
-    if not _cancelled_from_outside() or not _comes_of_cancelling(error):
-        return None
+def _given_back(claim: Claim, error: BaseException) -> Settlement:
     if not isinstance(error, asyncio.CancelledError):
         log.warning("%s %d failed when it was cancelled", claim.type, claim.id, exc_info=error)
     return Settlement(claim.id, claim.token, Outcome.RELEASE, ordering_key=claim.ordering_key)
@@ -247,19 +253,13 @@ def _storable(text: str) -> str:
 
 
 def _comes_of_cancelling(error: BaseException) -> bool:
-    # Before Python 3.13 a TaskGroup that failed leaves its task marked as cancelled.
+    # Also where being cancelled made the handler fail.
     found: BaseException | None = error
     while found is not None and not isinstance(found, TimeoutError | Reject | RetryLater):
         if isinstance(found, asyncio.CancelledError):
             return True
         found = found.__context__
     return False
-
-
-def _cancelled_from_outside() -> bool:
-    # A handler that awaits a task which somebody cancelled has failed; it was not cancelled.
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _loop_is_gone() -> bool:

@@ -26,7 +26,10 @@ class Drain:
         self._table = table
         self._any_type = settings.unhandled == "fail"
         self._lease_s = settings.lease_s
-        self._dispatcher = Dispatcher(table, settings, self._settle_late)
+        self._cancelled = False
+        self._dispatcher = Dispatcher(
+            table, settings, self._settle_late, is_stopping=lambda: self._cancelled
+        )
         self._settled_late: dict[int, threading.Event] = {}
 
     async def run(self) -> int:
@@ -68,6 +71,7 @@ class Drain:
         try:
             await asyncio.wait([task])
         except asyncio.CancelledError:
+            self._cancelled = True
             task.cancel()
             await asyncio.wait([task])
             await self._end(hold, task.result())

@@ -95,7 +95,7 @@ class Runtime:
         )
         store = self._handle.store
         self._handle.handler_of = table.get
-        self._handle.drain = Drain(store, table, self._settings).run
+        self._handle.drain = lambda: Drain(store, table, self._settings).run()
         if not listens:
             yield
             return

@@ -55,7 +55,7 @@ class Listener:
         any_type = settings.unhandled == "fail"
         self._turns = Turns(store, table.types, any_type=any_type)
         self._unhandled = None if any_type else UnhandledTypes(store, frozenset(table.types))
-        self._dispatcher = Dispatcher(table, settings, self._settle_late)
+        self._dispatcher = Dispatcher(table, settings, self._settle_late, self._is_cancelling)
         self._settler = Settler(store, self._holds)
         self._keeper = LeaseKeeper(store, self._holds, settings.lease_s)
         self._wake = asyncio.Event()
@@ -103,7 +103,8 @@ class Listener:
                 errors = 0
             except Exception:
                 log.exception("The listener could not claim; it tries again")
-                self._wake.clear()
+                if not self._stopping:
+                    self._wake.clear()
                 pause_s = BACKOFF_S[min(errors, len(BACKOFF_S) - 1)]
                 errors += 1
             await self._pause(pause_s)
@@ -224,6 +225,10 @@ class Listener:
             self._wake.set()
 
     # --- stopping ---
+
+    def _is_cancelling(self) -> bool:
+        # An event loop that is ended by force cancels every task that there is, ours as well.
+        return self._stopping or any(loop.cancelling() for loop in self._loops)
 
     async def _wind_down(self) -> None:
         claiming, settling = self._loops

@@ -226,6 +226,7 @@ class MessageRecord:
         data: the decoded payload; the raw text where it is no JSON.
         due_at_ms: when it may be handled next; for a dead letter, when it died.
         requeued_from: the dead letter that this message was requeued from.
+        deferrals: how often its handler has put it off with `RetryLater`; 0 once it is dead.
     """
 
     id: int
@@ -242,6 +243,7 @@ class MessageRecord:
     errors: tuple[AttemptError, ...]
     reason: str | None = None
     requeued_from: int | None = None
+    deferrals: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -370,3 +370,11 @@ def no_retry(unhandled: str = "leave") -> dict[str, Any]:
 
 async def all_dead(bench: Bench, count: int) -> bool:
     return sum(counts.dead for counts in await bench.admin.counts()) == count
+
+
+@pytest.mark.parametrize("name", ["type", "ordering_key", "search"])
+@pytest.mark.parametrize("value", ["\ud800", ["a"], 7])
+async def test_a_filter_that_is_no_text_is_refused(tmp_path: Path, name: str, value: Any) -> None:
+    async with running(tmp_path, listen=False) as bench:
+        with pytest.raises(InvalidOptionError, match=f"{name} is"):
+            await bench.admin.messages(**{name: value})

@@ -420,3 +420,32 @@ async def has_failed(admin: Any, message_id: int) -> bool:
 
 async def is_running(admin: Any) -> bool:
     return bool(await admin.messages(state="running"))
+
+
+async def test_a_handler_that_cancels_itself_has_failed(tmp_path: Path) -> None:
+    @on_queue_message("n")
+    async def cancel_myself() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
+    async with by_hand(tmp_path, ManualClock(), cancel_myself) as hand:
+        settlement = await end(hand)
+
+    assert settlement.outcome is Outcome.RETRY
+
+
+async def test_retry_later_is_counted(tmp_path: Path) -> None:
+    @on_queue_message("n")
+    async def put_off() -> None:
+        raise RetryLater(0)
+
+    async with by_hand(tmp_path, ManualClock(), put_off) as hand:
+        sent = await hand.store.commit(AtomicWrite(sends=[Send("n", "1")]))
+        for _ in range(3):
+            await hand.turn()
+        record = await hand.store.admin.show(sent.message_ids[0])
+
+    assert record is not None
+    assert (record.attempt, record.deferrals) == (0, 3)

@@ -161,6 +161,8 @@ async def by_hand(
     table = await collect_handlers(Injector(), consumers)
     store = await open_store(str(where / "q.db"), chosen, clock)
     try:
-        yield Hand(store, Dispatcher(table, chosen, lambda _hold, _end: None), table.types)
+        yield Hand(
+            store, Dispatcher(table, chosen, lambda _hold, _end: None, lambda: False), table.types
+        )
     finally:
         await store.close()

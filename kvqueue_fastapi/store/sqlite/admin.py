@@ -196,6 +196,7 @@ def _record(row: Sequence[Any]) -> MessageRecord:
         errors=_errors(row[11]),
         reason=row[12],
         requeued_from=row[13],
+        deferrals=row[14],
     )
 
 

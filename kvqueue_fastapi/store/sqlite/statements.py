@@ -159,7 +159,7 @@ DEFER_HELD: Final = """
 UPDATE kvqueue_messages
    SET state = CASE WHEN :due_at_ms > :now_ms THEN 1 WHEN crashes > 0 THEN 4 ELSE 0 END,
        due_at_ms = :due_at_ms, token = 0, holder = 0,
-       attempt = max(attempt - 1, 0)
+       attempt = max(attempt - 1, 0), deferrals = min(deferrals, 1000000000) + 1
  WHERE id = :id AND token = :token AND state = 3
 """
 RELEASE_HELD: Final = """
@@ -269,11 +269,11 @@ INSERT INTO kvqueue_types (type, paused, first_seen_at_ms) VALUES (:type, :pause
 """
 _MESSAGE_FIELDS: Final = """
 id, type, data, state, options, priority, ordering_key, attempt, crashes, sent_at_ms, due_at_ms,
-errors, NULL AS reason, requeued_from
+errors, NULL AS reason, requeued_from, deferrals
 """
 _DEAD_LETTER_FIELDS: Final = """
 id, type, data, 5 AS state, options, priority, ordering_key, attempt, crashes, sent_at_ms,
-died_at_ms, errors, reason, requeued_from
+died_at_ms, errors, reason, requeued_from, 0 AS deferrals
 """
 _FILTERS: Final = """
    AND (:type IS NULL OR type = :type)

@@ -12,6 +12,7 @@ CREATE TABLE kvqueue_messages (
     sent_at_ms     INTEGER NOT NULL DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)),
     attempt        INTEGER NOT NULL DEFAULT 0,
     crashes        INTEGER NOT NULL DEFAULT 0,
+    deferrals      INTEGER NOT NULL DEFAULT 0,  -- how often its handler put it off
     token          INTEGER NOT NULL DEFAULT 0,
     holder         INTEGER NOT NULL DEFAULT 0,
     lease_until_ms INTEGER NOT NULL DEFAULT 0,  -- on the clock that never jumps
