@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract.harness import Bench, ManualClock, Seen, by_hand, running, until
 
 from kvqueue_fastapi import InvalidOptionError, KvQueueError, Page, State
 from kvqueue_fastapi.model import AtomicWrite, Idempotency, Send
+from tests.contract.harness import Bench, ManualClock, Seen, by_hand, running, until
 
 ONCE: dict[str, Any] = {"backoff_schedule": ()}
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract.harness import Hand, ManualClock, Seen, by_hand, running, until
 from pydantic import BaseModel
 
 from kvqueue_fastapi import (
@@ -20,6 +19,7 @@ from kvqueue_fastapi import (
     on_queue_message,
 )
 from kvqueue_fastapi.model import AtomicWrite, Outcome, Send, Settlement
+from tests.contract.harness import Hand, ManualClock, Seen, by_hand, running, until
 
 OWN = '{"backoff_schedule_ms": [100]}'
 NONE = '{"backoff_schedule_ms": []}'

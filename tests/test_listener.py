@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract.harness import Bench, Crowd, Seen, running, until
 
 from kvqueue_fastapi import Message, OutgoingMessage, RetryLater, SendOptions, on_queue_message
+from tests.contract.harness import Bench, Crowd, Seen, running, until
 
 
 @contextmanager

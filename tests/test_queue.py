@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract.harness import ManualClock, Seen, by_hand, running, until
 from injector import Injector
 from pydantic import BaseModel, Field
 
@@ -27,6 +26,7 @@ from kvqueue_fastapi import (
     on_queue_message,
 )
 from kvqueue_fastapi.model import AtomicWrite, Idempotency, Send
+from tests.contract.harness import ManualClock, Seen, by_hand, running, until
 
 
 class Aliased(BaseModel):

@@ -9,13 +9,13 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from harness import Bench, Crowd, Seen, running
 from pydantic import BaseModel
 
 from kvqueue_fastapi import HandlerError, PayloadTooLargeError, on_queue_message
 from kvqueue_fastapi.model import AtomicWrite, Send, Settlement, Wanted
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import AnyStore, open_store
+from tests.contract.harness import Bench, Crowd, Seen, running
 
 
 class Everything(BaseModel):

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Crowd, Hand, ManualClock, Seen, by_hand, running, until
 
 from kvqueue_fastapi import KvQueueSettings, on_queue_message
 from kvqueue_fastapi.model import AtomicWrite, Claim, Failure, Outcome, Send, Settlement
 from kvqueue_fastapi.store import open_store
+from tests.contract.harness import Crowd, Hand, ManualClock, Seen, by_hand, running, until
 
 LEASE_MS = 30_000
 PLAIN = AtomicWrite(sends=[Send("n", "1")])

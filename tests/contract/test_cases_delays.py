@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import ManualClock, Seen, by_hand, running
 
 from kvqueue_fastapi import InvalidOptionError, OutgoingMessage, SendOptions, on_queue_message
 from kvqueue_fastapi.model import AtomicWrite, Send
+from tests.contract.harness import ManualClock, Seen, by_hand, running
 
 MONTH_S = 30 * 86_400
 

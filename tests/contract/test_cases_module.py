@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from harness import Seen, running, until
 from injector import Binder, Inject, Injector, Module, singleton
 
 from kvqueue_fastapi import (
@@ -22,6 +21,7 @@ from kvqueue_fastapi import (
     on_queue_message,
 )
 from kvqueue_fastapi.testing import drain
+from tests.contract.harness import Seen, running, until
 
 
 class Mailer:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Bench, Seen, running
 from injector import Injector
 
 from kvqueue_fastapi import (
@@ -18,6 +17,7 @@ from kvqueue_fastapi import (
     KvQueueModule,
     KvQueueNotStartedError,
 )
+from tests.contract.harness import Bench, Seen, running
 
 USES: list[Callable[[Bench], Any]] = [
     lambda bench: bench.queue.send_message("n", 1),

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Hand, ManualClock, Seen, by_hand, running, until
 
 from kvqueue_fastapi import InvalidKeyError, InvalidOptionError, on_queue_message
 from kvqueue_fastapi.keys import encode_key_for_write
 from kvqueue_fastapi.model import AtomicWrite, KvSet, Send
+from tests.contract.harness import Hand, ManualClock, Seen, by_hand, running, until
 
 ERROR = ValueError("it fails always")
 

@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from fleet import Fleet
 from injector import Injector
 
 from kvqueue_fastapi import KvQueue, KvQueueAdmin, KvQueueModule
+from tests.processes.fleet import Fleet
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from fleet import Fleet
 
 from kvqueue_fastapi import KvQueue
+from tests.processes.fleet import Fleet
 
 IDLE_S = 3
 INSERT = """INSERT INTO kvqueue_messages (type, data) VALUES ('work', '{"key": "foreign"}')"""

@@ -3,9 +3,9 @@
 import asyncio
 
 import pytest
-from fleet import Fleet
 
 from kvqueue_fastapi import KvQueue, KvQueueAdmin
+from tests.processes.fleet import Fleet
 
 LEASE_S = 1
 SETTINGS = {"lease_s": LEASE_S}

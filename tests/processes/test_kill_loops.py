@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections import defaultdict
 
-from fleet import Fleet, Ledger
+from tests.processes.fleet import Fleet, Ledger
 
 WORKERS_KILLED = 10
 SENDERS_KILLED = 9

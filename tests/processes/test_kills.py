@@ -1,8 +1,7 @@
 """kill -9 while messages are being handled."""
 
-from fleet import Fleet
-
 from kvqueue_fastapi import KvQueue, KvQueueAdmin
+from tests.processes.fleet import Fleet
 
 TAKEOVER_S = 3
 """A second or so is the promise; the lease of 30 s would be the failure."""

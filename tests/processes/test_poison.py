@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from fleet import Fleet
 
 from kvqueue_fastapi import KvQueue, KvQueueAdmin, MessageRecord
+from tests.processes.fleet import Fleet
 
 PATIENCE_S = 30
 MAX_CRASHES = 5

@@ -5,9 +5,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from fleet import Fleet
 
 from kvqueue_fastapi import KvQueue, KvQueueModule, on_queue_message
+from tests.processes.fleet import Fleet
 
 
 async def test_two_workers_share_a_backlog(fleet: Fleet, queue: KvQueue) -> None:

@@ -3,9 +3,9 @@
 import subprocess
 
 import pytest
-from fleet import Fleet
 
 from kvqueue_fastapi import KvQueue, KvQueueAdmin
+from tests.processes.fleet import Fleet
 
 EXIT_S = 5
 """The loops end themselves after half a second or a second."""

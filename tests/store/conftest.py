@@ -7,7 +7,7 @@ import pytest
 
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import AnyStore, open_store
-from store.given import ManualClock
+from tests.store.given import ManualClock
 
 ENGINES = ("sqlite-file", "sqlite-memory")
 """PostgreSQL becomes a third one: a name here, a URL below."""

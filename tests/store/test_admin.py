@@ -6,7 +6,7 @@ import pytest
 
 from kvqueue_fastapi.model import Failure, Outcome, Query, Send, State, TypeCounts
 from kvqueue_fastapi.store import AnyStore
-from store.given import (
+from tests.store.given import (
     LEASE_MS,
     ManualClock,
     claim,

@@ -20,7 +20,7 @@ from kvqueue_fastapi.model import (
     State,
 )
 from kvqueue_fastapi.store import AnyStore
-from store.given import ManualClock, claim, crash, ending, mail, once, send, settle
+from tests.store.given import ManualClock, claim, crash, ending, mail, once, send, settle
 
 
 async def put(store: AnyStore, *mutations: Mutation) -> int:

@@ -4,7 +4,7 @@ import asyncio
 
 from kvqueue_fastapi.model import Outcome, Send, Wanted
 from kvqueue_fastapi.store import AnyStore
-from store.given import (
+from tests.store.given import (
     LEASE_MS,
     ManualClock,
     claim,

@@ -16,7 +16,7 @@ from kvqueue_fastapi.model import (
     State,
 )
 from kvqueue_fastapi.store import AnyStore
-from store.given import LEASE_MS, ManualClock, claim, crash, mail, send, settle, shown
+from tests.store.given import LEASE_MS, ManualClock, claim, crash, mail, send, settle, shown
 
 OOPS = Failure("ValueError: oops", "Traceback …")
 KEYS = json.dumps({"headers": {"a": "b"}, "keys_if_undelivered": [b"k1".hex(), b"k2".hex()]})

@@ -8,7 +8,7 @@ import pytest
 from kvqueue_fastapi.errors import IdempotencyConflictError
 from kvqueue_fastapi.model import AtomicWrite, Failure, KvSet, Outcome, Query, Send
 from kvqueue_fastapi.store import AnyStore
-from store.given import DAY_MS, ManualClock, claim, claimed_ids, mail, once, send, settle
+from tests.store.given import DAY_MS, ManualClock, claim, claimed_ids, mail, once, send, settle
 
 
 async def test_same_key_and_body_is_one_message(store: AnyStore) -> None:

@@ -7,7 +7,7 @@ import pytest
 from kvqueue_fastapi.model import Outcome, Query, Send, State, Wanted
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import AnyStore, open_store
-from store.given import (
+from tests.store.given import (
     LEASE_MS,
     ManualClock,
     claim,

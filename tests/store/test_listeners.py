@@ -8,7 +8,7 @@ import pytest
 
 from kvqueue_fastapi.model import AtomicWrite, Failure, KvSet, Outcome
 from kvqueue_fastapi.store import AnyStore
-from store.given import ManualClock, claim, ending, mail, send
+from tests.store.given import ManualClock, claim, ending, mail, send
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from kvqueue_fastapi.model import Send
 from kvqueue_fastapi.store import AnyStore
-from store.given import ManualClock, claim, claimed_ids, crash, mail, send, settle
+from tests.store.given import ManualClock, claim, claimed_ids, crash, mail, send, settle
 
 
 async def test_paused_type_is_not_claimed(store: AnyStore) -> None:

@@ -7,7 +7,7 @@ import pytest
 from kvqueue_fastapi.model import AtomicWrite, Claim, Send, State
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import AnyStore, open_store
-from store.given import ManualClock, claim, claimed_ids, ending, mail, send, settle, shown
+from tests.store.given import ManualClock, claim, claimed_ids, ending, mail, send, settle, shown
 
 
 async def test_sent_message_comes_back_as_it_was(store: AnyStore, clock: ManualClock) -> None:

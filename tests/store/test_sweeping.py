@@ -4,7 +4,7 @@ import asyncio
 
 from kvqueue_fastapi.model import AtomicWrite, Check, Failure, KvSet, Outcome, Query
 from kvqueue_fastapi.store import AnyStore
-from store.given import DAY_MS, ManualClock, claim, mail, once, send, settle
+from tests.store.given import DAY_MS, ManualClock, claim, mail, once, send, settle
 
 RETENTION_MS = 3_600_000
 

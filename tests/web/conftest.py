@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from injector import Injector
-from serving import House
 
 from kvqueue_fastapi import KvQueue, KvQueueAdmin, KvQueueModule
+from tests.web.serving import House
 
 
 @pytest.fixture(autouse=True)

@@ -10,13 +10,6 @@ import httpx2
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, HTTPException
 from fastapi.testclient import TestClient
-from shop import (
-    ROUTES,
-    Consumer,
-    by_dep,
-    by_websocket,
-    installed,
-)
 
 from kvqueue_fastapi import (
     Injected,
@@ -31,6 +24,13 @@ from kvqueue_fastapi import (
     QueueFullError,
 )
 from kvqueue_fastapi.testing import drain
+from tests.web.shop import (
+    ROUTES,
+    Consumer,
+    by_dep,
+    by_websocket,
+    installed,
+)
 
 # --- routes ---
 

@@ -12,7 +12,6 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from injector import Injector
-from recorder import by_thread, install, queue_threads
 
 from kvqueue_fastapi import (
     KvQueueAdmin,
@@ -22,6 +21,7 @@ from kvqueue_fastapi import (
     StoreError,
 )
 from kvqueue_fastapi.store.sqlite.presence import Presence
+from tests.web.recorder import by_thread, install, queue_threads
 
 # --- what goes wrong ---
 

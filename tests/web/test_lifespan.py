@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.testclient import TestClient
-from recorder import install
 
 from kvqueue_fastapi import (
     KvQueue,
     KvQueueDep,
     KvQueueError,
 )
+from tests.web.recorder import install
 
 
 def test_handlers_run_only_between_the_users_startup_and_shutdown(url: str) -> None:

@@ -8,13 +8,13 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from injector import Inject, Injector
-from recorder import WHOSE, Events, install
 
 from kvqueue_fastapi import (
     KvQueueDep,
     KvQueueModule,
     on_queue_message,
 )
+from tests.web.recorder import WHOSE, Events, install
 
 # --- contexts ---
 

@@ -7,7 +7,6 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from injector import Injector
-from shop import ROUTES, Shop, by_service, installed
 
 from kvqueue_fastapi import (
     Injected,
@@ -22,6 +21,7 @@ from kvqueue_fastapi import (
     on_queue_message,
 )
 from kvqueue_fastapi.testing import FakeClock, RecordingKvQueue, Sent, drain
+from tests.web.shop import ROUTES, Shop, by_service, installed
 
 
 @pytest.mark.parametrize("route", [r for r in ROUTES if r is not by_service])

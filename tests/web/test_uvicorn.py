@@ -10,9 +10,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from serving import HERE, PATIENCE_S, House, Server
 
 from kvqueue_fastapi import KvQueue, KvQueueAdmin
+from tests.web.serving import HERE, PATIENCE_S, House, Server
 
 SLACK_S = 2
 """What a busy machine may add to a promised time."""

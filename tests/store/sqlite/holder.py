@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection
 
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import AnyStore, open_store
-from store.given import claim, mail, send
+from tests.store.given import claim, mail, send
 
 
 def hold(path: str, pipe: Connection, fork: str = "") -> None:

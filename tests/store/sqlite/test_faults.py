@@ -13,7 +13,7 @@ from kvqueue_fastapi.errors import KvQueueClosedError, StoreError
 from kvqueue_fastapi.model import AtomicWrite, Check, KvSet, Outcome, Query
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import AnyStore, open_store
-from store.given import ManualClock, claim, claimed_ids, ending, mail, once, send
+from tests.store.given import ManualClock, claim, claimed_ids, ending, mail, once, send
 
 LARGE = '"' + "x" * 60_000 + '"'
 

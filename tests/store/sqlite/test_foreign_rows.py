@@ -9,7 +9,17 @@ import pytest
 
 from kvqueue_fastapi.model import Failure, Outcome, Query, State
 from kvqueue_fastapi.store import AnyStore
-from store.given import LEASE_MS, ManualClock, claim, claimed_ids, ending, mail, send, settle, shown
+from tests.store.given import (
+    LEASE_MS,
+    ManualClock,
+    claim,
+    claimed_ids,
+    ending,
+    mail,
+    send,
+    settle,
+    shown,
+)
 
 MOST, LEAST = (1 << 63) - 1, -(1 << 63)
 NO_UTF8 = "CAST(x'22ff22e2' AS TEXT)"

@@ -9,7 +9,7 @@ from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import open_store
 from kvqueue_fastapi.store.sqlite import location
 from kvqueue_fastapi.store.sqlite.location import path_of, refuse_network
-from store.given import claim, mail, send
+from tests.store.given import claim, mail, send
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from kvqueue_fastapi.errors import StoreBusyError
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import AnyStore, open_store
-from store.given import claim, ending, mail, send
+from tests.store.given import claim, ending, mail, send
 
 Verb = Callable[[AnyStore], Awaitable[Any]]
 

@@ -12,7 +12,7 @@ import pytest
 from kvqueue_fastapi.errors import KvQueueClosedError, StoreBusyError, StoreError
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import AnyStore, open_store
-from store.given import mail, send
+from tests.store.given import mail, send
 
 NOBODY = 65_534
 

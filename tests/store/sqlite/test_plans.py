@@ -10,7 +10,7 @@ import pytest
 from kvqueue_fastapi.model import Failure, Outcome, Send
 from kvqueue_fastapi.store import AnyStore
 from kvqueue_fastapi.store.sqlite import statements as sql
-from store.given import LEASE_MS, ManualClock, claim, ending, mail, send
+from tests.store.given import LEASE_MS, ManualClock, claim, ending, mail, send
 
 PATH = [
     "PROMOTE_HEADS", "FIND_IDEMPOTENT", "REMEMBER_IDEMPOTENT", "PROBE", "PROMOTE_DUE", "NEXT_DUE",

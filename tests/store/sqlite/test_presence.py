@@ -16,8 +16,8 @@ from kvqueue_fastapi.store import AnyStore, open_store
 from kvqueue_fastapi.store.sqlite import presence
 from kvqueue_fastapi.store.sqlite.engine import SystemClock
 from kvqueue_fastapi.store.sqlite.presence import lock_path
-from store.given import claim, mail, send, settle, shown
-from store.sqlite.holder import hold
+from tests.store.given import claim, mail, send, settle, shown
+from tests.store.sqlite.holder import hold
 
 TAKEOVER_S = 2
 

@@ -14,8 +14,8 @@ from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import AnyStore, open_store
 from kvqueue_fastapi.store.migrations import Migration, load_migrations
 from kvqueue_fastapi.store.sqlite.schema import PACKAGE, migrate
-from store.given import claim, claimed_ids, ending, mail, send
-from store.sqlite.opener import visit, visit_all
+from tests.store.given import claim, claimed_ids, ending, mail, send
+from tests.store.sqlite.opener import visit, visit_all
 
 KNOWN = load_migrations(PACKAGE)
 NEXT = Migration(
