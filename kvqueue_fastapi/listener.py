@@ -236,6 +236,7 @@ class Listener:
         await asyncio.wait([claiming], timeout=CANCEL_S)
         self._give_back(self._waiting)
         await self._drain()
+        self._store.hurry()
         self._settler.finish()
         if settling.cancelled():
             # An event loop that is ended by force cancels every task that there is.

@@ -378,3 +378,24 @@ async def has_state(bench: Bench, state: str, count: int) -> bool:
 
 async def said(caplog: pytest.LogCaptureFixture, text: str) -> bool:
     return text in caplog.text
+
+
+async def test_stop_is_bounded_while_another_program_holds_the_write_lock(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async def handle() -> None:
+        gate.set()
+
+    async with running(
+        tmp_path, callbacks={"n": handle}, lease_s=60, shutdown_timeout_s=0.1
+    ) as bench:
+        other = sqlite3.connect(tmp_path / "q.db", isolation_level=None)
+        await bench.queue.send_message("n")
+        await gate.wait()
+        other.execute("BEGIN IMMEDIATE")
+        begun = loop.time()
+    took = loop.time() - begun
+    other.close()
+
+    assert took < 15  # a few seconds for each step; the patience of a lease would be 20 each

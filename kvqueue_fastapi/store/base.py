@@ -140,6 +140,10 @@ class Store(Protocol):
         """Remove a slice of what is past its time. Blocks. Returns how many rows that were."""
         ...
 
+    def hurry(self) -> None:
+        """Wait a second at most for other programs from now on: this process stops."""
+        ...
+
     def retain(self) -> None:
         """Keep the database open beyond `close`, for a thread that outlives the event loop."""
         ...

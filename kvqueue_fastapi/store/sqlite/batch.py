@@ -9,7 +9,12 @@ from kvqueue_fastapi.model import AtomicWrite, Committed, Outcome, Send, Settlem
 from kvqueue_fastapi.store.base import ClaimRequest, Clock, Request, SettleRequest
 from kvqueue_fastapi.store.sqlite import statements as sql
 from kvqueue_fastapi.store.sqlite.claims import claim, make_ready
-from kvqueue_fastapi.store.sqlite.connection import patiently, store_error, write_transaction
+from kvqueue_fastapi.store.sqlite.connection import (
+    Patience,
+    patiently,
+    store_error,
+    write_transaction,
+)
 from kvqueue_fastapi.store.sqlite.keys import apply_mutations, checks_hold
 from kvqueue_fastapi.store.sqlite.leases import Undertaker
 from kvqueue_fastapi.store.sqlite.sends import insert, insert_once
@@ -40,17 +45,17 @@ class Batch:
     touches a neighbour.
     """
 
-    def __init__(self, clock: Clock, undertaker: Undertaker, path: str, patience_s: float) -> None:
+    def __init__(self, clock: Clock, undertaker: Undertaker, path: str, patience: Patience) -> None:
         self._clock = clock
         self._undertaker = undertaker
         self._path = path
-        self._patience_s = patience_s
+        self._patience = patience
 
     def apply(self, connection: sqlite3.Connection, requests: Sequence[Request]) -> Answers:
         """Apply all requests durably."""
         changed = any(map(_may_change, requests))
         try:
-            with write_transaction(connection, self._patience_s):
+            with write_transaction(connection, self._patience):
                 return Answers(self._together(connection, requests), changed)
         except KvQueueError:  # the lock was not to be had: no request's own error
             raise
@@ -59,14 +64,14 @@ class Batch:
 
     def ready_types(self, connection: sqlite3.Connection, after: str, limit: int) -> list[str]:
         """Types with something to claim, in order, beginning behind `after`."""
-        with write_transaction(connection, self._patience_s):
+        with write_transaction(connection, self._patience):
             now_ms, steady_ms = self._clock.wall_ms(), self._clock.steady_ms()
             make_ready(connection, self._undertaker, now_ms=now_ms, steady_ms=steady_ms)
         names = {"after": after, "limit": limit}
         found = {
             row[0]
             for statement in (sql.READY_TYPES, sql.QUARANTINED_TYPES)
-            for row in _read(connection, statement, names, self._patience_s)
+            for row in _read(connection, statement, names, self._patience)
         }
         return sorted(found, key=str.encode)[:limit]
 
@@ -106,7 +111,7 @@ class Batch:
 
     def _alone(self, connection: sqlite3.Connection, request: Request) -> Any:
         try:
-            with write_transaction(connection, self._patience_s):
+            with write_transaction(connection, self._patience):
                 now_ms, steady_ms = self._clock.wall_ms(), self._clock.steady_ms()
                 if isinstance(request, AtomicWrite):
                     return self._write(connection, request, now_ms)
@@ -138,9 +143,9 @@ class Batch:
 
 
 def _read(
-    connection: sqlite3.Connection, statement: str, names: dict[str, Any], patience_s: float
+    connection: sqlite3.Connection, statement: str, names: dict[str, Any], patience: Patience
 ) -> list[Any]:
-    return patiently(lambda: connection.execute(statement, names).fetchall(), patience_s)
+    return patiently(lambda: connection.execute(statement, names).fetchall(), patience)
 
 
 class _PlainSends:

@@ -13,18 +13,35 @@ from kvqueue_fastapi.store.sqlite.statements import BEGIN, COMMIT, ROLLBACK
 R = TypeVar("R")
 
 OLDEST_SQLITE: Final = (3, 38, 0)
+HURRY_S: Final = 1.0
+"""How long a process waits for a lock that is about to stop."""
 _SHORTEST_WAIT_S: Final = 0.0005
 _LONGEST_WAIT_S: Final = 0.002
 _WAL_CEILING_BYTES: Final = 64 * 1024 * 1024
 
 
-def connect(path: str, *, synchronous: str, patience_s: float) -> sqlite3.Connection:
+class Patience:
+    """How long to wait for a lock that another program holds.
+
+    Attributes:
+        seconds: may become less while somebody waits, and then holds for him, too.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def hurry(self) -> None:
+        """Wait no longer than `HURRY_S` from now on."""
+        self.seconds = min(self.seconds, HURRY_S)
+
+
+def connect(path: str, *, synchronous: str, patience: Patience) -> sqlite3.Connection:
     """Open the database for writing.
 
     Args:
         path: of the file, or ":memory:".
         synchronous: FULL, NORMAL or EXTRA: how a commit reaches the disk.
-        patience_s: how long to wait for other programs.
+        patience: with other programs' locks.
 
     Raises:
         StoreError: it cannot be opened or is no database.
@@ -39,7 +56,7 @@ def connect(path: str, *, synchronous: str, patience_s: float) -> sqlite3.Connec
     except sqlite3.Error as error:
         raise store_error(error, path) from error
     try:
-        _prepare(connection, synchronous, patience_s)
+        _prepare(connection, synchronous, patience)
     except sqlite3.Error as error:
         connection.close()
         raise store_error(error, path) from error
@@ -72,25 +89,25 @@ def is_busy(error: sqlite3.Error) -> bool:
     return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def patiently(attempt: Callable[[], R], patience_s: float) -> R:
+def patiently(attempt: Callable[[], R], patience: Patience) -> R:
     """Try until the lock is free.
 
     SQLite's own busy timeout backs off so far that a second process starves beside one that
     commits back to back; short waits with jitter share the lock fairly.
 
     Raises:
-        StoreBusyError: it was not free within `patience_s`.
+        StoreBusyError: it was not free in time.
     """
-    deadline = time.monotonic() + patience_s
+    began = time.monotonic()
     while True:
         try:
             return attempt()
         except sqlite3.OperationalError as error:
             if not is_busy(error):
                 raise
-            if time.monotonic() >= deadline:
+            if time.monotonic() - began >= patience.seconds:
                 msg = (
-                    f"Another program has held the database's lock for {patience_s:g} s. "
+                    f"Another program has held the database's lock for {patience.seconds:g} s. "
                     "Look for a long transaction in another process."
                 )
                 raise StoreBusyError(msg) from error
@@ -98,24 +115,24 @@ def patiently(attempt: Callable[[], R], patience_s: float) -> R:
 
 
 @contextlib.contextmanager
-def write_transaction(connection: sqlite3.Connection, patience_s: float) -> Generator[None]:
+def write_transaction(connection: sqlite3.Connection, patience: Patience) -> Generator[None]:
     """All of the block in one transaction, or nothing."""
-    patiently(lambda: connection.execute(BEGIN), patience_s)
+    patiently(lambda: connection.execute(BEGIN), patience)
     try:
         yield
-        patiently(lambda: connection.execute(COMMIT), patience_s)
+        patiently(lambda: connection.execute(COMMIT), patience)
     except BaseException:
         if connection.in_transaction:
             connection.execute(ROLLBACK)
         raise
 
 
-def _prepare(connection: sqlite3.Connection, synchronous: str, patience_s: float) -> None:
+def _prepare(connection: sqlite3.Connection, synchronous: str, patience: Patience) -> None:
     # Bytes that are no UTF-8 in one row that a foreign program wrote must not stop a claim.
     connection.text_factory = text
-    patiently(lambda: connection.execute("PRAGMA auto_vacuum = INCREMENTAL"), patience_s)
+    patiently(lambda: connection.execute("PRAGMA auto_vacuum = INCREMENTAL"), patience)
     # This one ignores the busy timeout, which fails cold starts of several workers.
-    patiently(lambda: connection.execute("PRAGMA journal_mode = WAL"), patience_s)
+    patiently(lambda: connection.execute("PRAGMA journal_mode = WAL"), patience)
     connection.execute(_SYNCHRONOUS[synchronous])
     connection.execute(f"PRAGMA journal_size_limit = {_WAL_CEILING_BYTES}")
     connection.execute("PRAGMA trusted_schema = OFF")

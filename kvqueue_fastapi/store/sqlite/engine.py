@@ -14,6 +14,7 @@ from kvqueue_fastapi.store.sqlite import statements as sql
 from kvqueue_fastapi.store.sqlite.admin import SqliteAdmin
 from kvqueue_fastapi.store.sqlite.batch import Batch
 from kvqueue_fastapi.store.sqlite.connection import (
+    Patience,
     connect,
     patiently,
     store_error,
@@ -51,14 +52,12 @@ class SqliteStore:
         self._clock = clock
         self._retention_ms = round(settings.dead_letter_retention_s * 1000)
         # Beyond a third of the lease, waiting for a lock would cost us our leases.
-        self._patience_s = settings.lease_s / 3
+        self._patience = Patience(settings.lease_s / 3)
         undertaker = Undertaker(settings.max_crashes)
-        self._batch = Batch(clock, undertaker, path, self._patience_s)
-        self._listeners = Listeners(path, clock, undertaker, self._patience_s)
+        self._batch = Batch(clock, undertaker, path, self._patience)
+        self._listeners = Listeners(path, clock, undertaker, self._patience)
         self._thread = DatabaseThread(
-            lambda: connect(
-                path, synchronous=settings.sqlite_synchronous, patience_s=self._patience_s
-            )
+            lambda: connect(path, synchronous=settings.sqlite_synchronous, patience=self._patience)
         )
         self._loop = asyncio.get_running_loop()
         self._wakes: list[Callable[[], None]] = []
@@ -85,7 +84,7 @@ class SqliteStore:
             refuse_network(path)
         store = cls(path, settings, clock or SystemClock())
         try:
-            await store._run(lambda connection: migrate(connection, store._patience_s))
+            await store._run(lambda connection: migrate(connection, store._patience))
             if path != MEMORY:
                 store._reader = await FileReader.open(path)
                 store.admin = SqliteAdmin(store._reader, store._transact, store._clock)
@@ -174,7 +173,7 @@ class SqliteStore:
         """Prolong leases, given as pairs of message id and token. Returns the ids of the lost."""
 
         def work(connection: sqlite3.Connection) -> frozenset[int]:
-            with write_transaction(connection, self._patience_s):
+            with write_transaction(connection, self._patience):
                 return extend(connection, leases, self._clock.steady_ms() + lease_ms)
 
         return self._call(work)
@@ -193,9 +192,13 @@ class SqliteStore:
                 connection,
                 now_ms=self._clock.wall_ms(),
                 retention_ms=self._retention_ms,
-                patience_s=self._patience_s,
+                patience=self._patience,
             )
         )
+
+    def hurry(self) -> None:
+        """Wait a second at most for other programs from now on: this process stops."""
+        self._patience.hurry()
 
     def retain(self) -> None:
         """Keep the database open beyond `close`, for a thread that outlives the event loop."""
@@ -214,6 +217,7 @@ class SqliteStore:
     async def close(self) -> None:
         """Finish what was submitted, then let go of the database."""
         is_first, self._closing = not self._closing, True
+        self.hurry()
         try:
             await self._writer.close()
         finally:
@@ -234,7 +238,7 @@ class SqliteStore:
 
     async def _transact(self, work: Callable[[sqlite3.Connection], R]) -> R:
         def durably(connection: sqlite3.Connection) -> R:
-            with write_transaction(connection, self._patience_s):
+            with write_transaction(connection, self._patience):
                 return work(connection)
 
         result = await self._run(durably)
@@ -245,7 +249,7 @@ class SqliteStore:
         def read(connection: sqlite3.Connection) -> list[Any]:
             # A process that recovers the file from a crash keeps readers out, too.
             return patiently(
-                lambda: connection.execute(statement, names).fetchall(), self._patience_s
+                lambda: connection.execute(statement, names).fetchall(), self._patience
             )
 
         return await self._run(read)

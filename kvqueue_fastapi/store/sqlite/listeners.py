@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from kvqueue_fastapi.store.base import Clock
 from kvqueue_fastapi.store.sqlite import statements as sql
-from kvqueue_fastapi.store.sqlite.connection import write_transaction
+from kvqueue_fastapi.store.sqlite.connection import Patience, write_transaction
 from kvqueue_fastapi.store.sqlite.leases import Undertaker
 from kvqueue_fastapi.store.sqlite.location import MEMORY, boot_id
 from kvqueue_fastapi.store.sqlite.presence import Presence, forget, is_dead
@@ -27,12 +27,12 @@ _NO_LOCKS: Final = "no locks "
 class Listeners:
     """The listeners of one database, as this process sees them and takes part."""
 
-    def __init__(self, path: str, clock: Clock, undertaker: Undertaker, patience_s: float) -> None:
+    def __init__(self, path: str, clock: Clock, undertaker: Undertaker, patience: Patience) -> None:
         # By one name, because others may have opened the file through a link.
         self._path = path if path == MEMORY else str(Path(path).resolve())
         self._clock = clock
         self._undertaker = undertaker
-        self._patience_s = patience_s
+        self._patience = patience
         self._boot = boot_id()
         self._present: dict[int, Presence | None] = {}
 
@@ -49,7 +49,7 @@ class Listeners:
             "types": json.dumps(sorted(types)),
         }
         try:
-            with write_transaction(connection, self._patience_s):
+            with write_transaction(connection, self._patience):
                 connection.execute(sql.INSERT_LISTENER, names)
         except BaseException:
             _end(presence)
@@ -59,12 +59,12 @@ class Listeners:
 
     def retire(self, connection: sqlite3.Connection, listener_id: int) -> None:
         """Keep the mark of life, but let its end be no crash."""
-        with write_transaction(connection, self._patience_s):
+        with write_transaction(connection, self._patience):
             connection.execute(sql.RETIRE_LISTENER, {"id": listener_id})
 
     def leave(self, connection: sqlite3.Connection, listener_id: int) -> None:
         """Take the mark of life away, and give back what the listener still holds."""
-        with write_transaction(connection, self._patience_s):
+        with write_transaction(connection, self._patience):
             connection.execute(sql.RELEASE_ALL_OF, {"holder": listener_id})
             connection.execute(sql.DELETE_LISTENER, {"id": listener_id})
         _end(self._present.pop(listener_id, None))
@@ -105,7 +105,7 @@ class Listeners:
         return not boot.startswith(_NO_LOCKS) and is_dead(self._path, listener_id)
 
     def _free(self, connection: sqlite3.Connection, listener_id: int) -> int:
-        with write_transaction(connection, self._patience_s):
+        with write_transaction(connection, self._patience):
             return self._undertaker.end_of(connection, listener_id, self._clock.wall_ms())
 
 

@@ -6,14 +6,14 @@ from typing import Final
 
 from kvqueue_fastapi.store.migrations import Migration, load_migrations, pending
 from kvqueue_fastapi.store.sqlite import statements as sql
-from kvqueue_fastapi.store.sqlite.connection import patiently, write_transaction
+from kvqueue_fastapi.store.sqlite.connection import Patience, patiently, write_transaction
 
 PACKAGE: Final = "kvqueue_fastapi.store.sqlite"
 
 
 def migrate(
     connection: sqlite3.Connection,
-    patience_s: float,
+    patience: Patience,
     migrations: tuple[Migration, ...] | None = None,
 ) -> None:
     """Apply what is missing, under the write lock.
@@ -23,9 +23,9 @@ def migrate(
     """
     known = migrations or load_migrations(PACKAGE)
     # Even a read can find the file locked, while another process closes or recovers it.
-    if patiently(lambda: _is_current(connection, known), patience_s):
+    if patiently(lambda: _is_current(connection, known), patience):
         return
-    with write_transaction(connection, patience_s):
+    with write_transaction(connection, patience):
         if not connection.execute(sql.HAS_SCHEMA).fetchone():
             connection.execute(sql.CREATE_SCHEMA)
             connection.execute(sql.INSERT_SCHEMA)

@@ -4,21 +4,21 @@ import sqlite3
 from typing import Final
 
 from kvqueue_fastapi.store.sqlite import statements as sql
-from kvqueue_fastapi.store.sqlite.connection import patiently, write_transaction
+from kvqueue_fastapi.store.sqlite.connection import Patience, patiently, write_transaction
 
 SLICE: Final = 500
 _PAGES: Final = 1_000
 
 
 def sweep(
-    connection: sqlite3.Connection, *, now_ms: int, retention_ms: int, patience_s: float
+    connection: sqlite3.Connection, *, now_ms: int, retention_ms: int, patience: Patience
 ) -> int:
     """Remove a slice of old dead letters, spent idempotency keys and expired keys.
 
     Returns: how many rows went; 0: there is nothing left to sweep.
     """
     names = {"now_ms": now_ms, "before_ms": now_ms - retention_ms, "slice": SLICE}
-    with write_transaction(connection, patience_s):
+    with write_transaction(connection, patience):
         gone = sum(
             connection.execute(statement, names).rowcount
             for statement in (sql.SWEEP_DEAD_LETTERS, sql.SWEEP_IDEMPOTENCY, sql.SWEEP_KEYS)
@@ -26,5 +26,5 @@ def sweep(
     if not gone:
         # Fetched to the end, because each step of this one frees a page.
         vacuum = f"PRAGMA incremental_vacuum({_PAGES})"
-        patiently(lambda: connection.execute(vacuum).fetchall(), patience_s)
+        patiently(lambda: connection.execute(vacuum).fetchall(), patience)
     return gone
