@@ -5,12 +5,13 @@ import contextvars
 import logging
 import threading
 import time
+from collections.abc import Sequence
 
 from kvqueue_fastapi.dispatch import Dispatcher
 from kvqueue_fastapi.handlers.table import HandlerTable
 from kvqueue_fastapi.leases import LeaseKeeper
 from kvqueue_fastapi.message import Hold
-from kvqueue_fastapi.model import Settlement
+from kvqueue_fastapi.model import Claim, Settlement
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.base import Store
 from kvqueue_fastapi.turns import Turns
@@ -36,6 +37,11 @@ class Drain:
         """Handle until nothing is due. Returns how many deliveries there were."""
         turns = Turns(self._store, self._table.types, any_type=self._any_type)
         holds: dict[int, Hold] = {}
+
+        def hold(claims: Sequence[Claim]) -> None:
+            now = time.monotonic()
+            holds.update((claim.id, Hold(claim, now, self._lease_s)) for claim in claims)
+
         listener_id = await self._store.enter_listener(self._table.types)
         keeper = LeaseKeeper(self._store, holds, self._lease_s)
         keeper.start()
@@ -48,16 +54,15 @@ class Drain:
                     limit=1 if turn.wanted else 0,
                     lease_ms=round(self._lease_s * 1000),
                     listener_id=listener_id,
-                )
-                now = time.monotonic()
-                holds.update(
-                    (claim.id, Hold(claim, now, self._lease_s)) for claim in claimed.claims
+                    taken=hold,
                 )
                 for claim in claimed.claims:
                     await self._handle(holds[claim.id])
                     del holds[claim.id]
                     handled += 1
                 idle = turn.last and not claimed.claims
+                if claimed.claims:
+                    turns.begin()
         finally:
             await asyncio.to_thread(keeper.stop)
             await asyncio.to_thread(self._store.leave_listener, listener_id)

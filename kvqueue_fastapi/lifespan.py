@@ -13,7 +13,7 @@ from starlette.types import Lifespan
 
 from kvqueue_fastapi.admin import KvQueueAdmin
 from kvqueue_fastapi.drain import Drain
-from kvqueue_fastapi.errors import KvQueueNotStartedError
+from kvqueue_fastapi.errors import KvQueueError, KvQueueNotStartedError
 from kvqueue_fastapi.handlers.consumers import collect_handlers
 from kvqueue_fastapi.handlers.table import Handler
 from kvqueue_fastapi.handlers.wiring import is_bound
@@ -165,6 +165,8 @@ def around(runtime: Runtime, users: Lifespan[Any]) -> Lifespan[Any]:
 
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncGenerator[Mapping[str, Any]]:
+        # Again, because it may have been attached after the install.
+        refuse_other_injector(app, runtime.injector)
         failure: Exception | None = None
         try:
             async with runtime.opened(), users(app) as state, AsyncExitStack() as listening:
@@ -180,3 +182,18 @@ def around(runtime: Runtime, users: Lifespan[Any]) -> Lifespan[Any]:
                 raise failure
 
     return lifespan
+
+
+def refuse_other_injector(app: Any, injector: Injector) -> None:
+    """Refuse an app whose routes would be given other services than its handlers.
+
+    Raises:
+        KvQueueError: another container is attached to it.
+    """
+    attached = getattr(getattr(app, "state", None), "injector", injector)
+    if attached is not injector:
+        msg = (
+            "This app has another injector already, from fastapi_injector.attach_injector or "
+            "app.state.injector. Make one with both modules, and give it to both."
+        )
+        raise KvQueueError(msg)

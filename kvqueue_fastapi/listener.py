@@ -113,31 +113,44 @@ class Listener:
         """Claim until there is nothing more, or no room. Returns seconds until to look again."""
         self._wake.clear()
         self._more = False
+        self._turns.begin()
         next_due_ms: int | None = None
         while not self._stopping:
             self._rooms.measure()
-            limit = self._rooms.limit()
-            if not limit:
+            if not self._rooms.limit():
                 self._more = True
                 break
             turn = await self._turns.next(self._rooms.of)
-            claimed = await self._claim(turn.wanted, limit)
-            next_due_ms = claimed.next_due_ms
-            self._accept(claimed.claims)
-            cut_off = _is_cut_off(turn.wanted, claimed.claims, limit)
-            self._more = self._more or turn.full or cut_off
+            self._more = self._more or turn.full
+            cut_off = False
+            for part in self._rooms.parts(turn.wanted):
+                limit = self._rooms.limit_of(part)
+                claimed = await self._claim(part, limit)
+                next_due_ms = claimed.next_due_ms
+                self._accept(claimed.claims)
+                cut_off = cut_off or _is_cut_off(part, claimed.claims, limit)
+                self._more = self._more or cut_off
             if turn.last and not cut_off:
                 break
         return self._poll_s if next_due_ms is None else min(self._poll_s, next_due_ms / 1000)
 
     async def _claim(self, wanted: Sequence[Wanted], limit: int) -> Claimed:
+        limit = limit if wanted else 0
         return await self._store.claim(
             wanted,
-            limit=limit if wanted else 0,
+            limit=limit,
             lease_ms=self._lease_ms,
             listener_id=self._listener_id,
-            quarantined=bool(wanted) and not self._quarantined,
+            quarantined=limit > 0 and not self._quarantined,
+            taken=self._hold,
         )
+
+    def _hold(self, claims: Sequence[Claim]) -> None:
+        # In the store's thread: a handler that blocks the event loop holds up the answer, and
+        # the keeper must know of these leases meanwhile.
+        now = time.monotonic()
+        for claim in claims:
+            self._holds[claim.id] = Hold(claim, now, self._lease_ms / 1000)
 
     async def _pause(self, seconds: float) -> None:
         if self._waiting:
@@ -147,14 +160,11 @@ class Listener:
         timer.cancel()
 
     def _accept(self, claims: Iterable[Claim]) -> None:
-        now = time.monotonic()
         for claim in claims:
-            hold = Hold(claim, now, self._lease_ms / 1000)
-            self._holds[claim.id] = hold
             self._rooms.take(claim.type)
             if claim.crashes:
                 self._quarantined.add(claim.id)
-            self._waiting.append(hold)
+            self._waiting.append(self._holds[claim.id])
         if self._stopping:
             self._give_back(self._waiting)
         self._fill_slots()
@@ -212,7 +222,16 @@ class Listener:
             # What no handler may raise, such as GeneratorExit.
             claim = hold.claim
             failure = failure_of(error)
-            self._end(claim, Settlement(claim.id, claim.token, Outcome.DEAD, failure=failure))
+            self._end(
+                claim,
+                Settlement(
+                    claim.id,
+                    claim.token,
+                    Outcome.DEAD,
+                    failure=failure,
+                    ordering_key=claim.ordering_key,
+                ),
+            )
         self._fill_slots()
 
     def _end(self, claim: Claim, settlement: Settlement) -> None:

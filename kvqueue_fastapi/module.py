@@ -11,9 +11,9 @@ from injector import Binder, Injector, InstanceProvider, Module
 from kvqueue_fastapi.admin import KvQueueAdmin
 from kvqueue_fastapi.errors import HandlerError, KvQueueError
 from kvqueue_fastapi.handlers.wiring import is_bound
-from kvqueue_fastapi.lifespan import STATE_KEY, Runtime, around
+from kvqueue_fastapi.lifespan import STATE_KEY, Runtime, around, refuse_other_injector
 from kvqueue_fastapi.queue import KvQueue
-from kvqueue_fastapi.settings import KvQueueSettings
+from kvqueue_fastapi.settings import KvQueueSettings, overruled
 
 
 class KvQueueModule(Module):
@@ -49,9 +49,7 @@ class KvQueueModule(Module):
         if settings is None:
             self._settings = KvQueueSettings.model_validate(chosen)
         else:
-            # Of the caller's own class, which may have settings of the app beside ours.
-            given_settings = {**settings.model_dump(), **chosen}
-            self._settings = type(settings).model_validate(given_settings)
+            self._settings = overruled(settings, chosen)
         self._consumers = _listed(consumers)
         self._injector: Injector | None = None
         self._runtimes: WeakSet[Runtime] = WeakSet()
@@ -87,13 +85,7 @@ class KvQueueModule(Module):
         if app.middleware_stack is not None:
             msg = "This app has started already. Call install before it starts."
             raise KvQueueError(msg)
-        attached = getattr(app.state, "injector", runtime.injector)
-        if attached is not runtime.injector:
-            msg = (
-                "This app has another injector already, from fastapi_injector.attach_injector or "
-                "app.state.injector. Make one with both modules, and give it to both."
-            )
-            raise KvQueueError(msg)
+        refuse_other_injector(app, runtime.injector)
         setattr(app.state, STATE_KEY, runtime)
         # The attribute that fastapi-injector reads as well.
         app.state.injector = runtime.injector

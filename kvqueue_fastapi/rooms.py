@@ -2,11 +2,12 @@
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import Final
 
 from kvqueue_fastapi.handlers.table import Handler, HandlerTable
+from kvqueue_fastapi.model import Wanted
 from kvqueue_fastapi.settings import KvQueueSettings
-from kvqueue_fastapi.store.base import MAX_WANTED
 
 AHEAD_S: Final = 0.05
 """Claims wait for a free slot about this long: handlers that are quick get larger batches."""
@@ -27,9 +28,6 @@ class Rooms:
         self._table = table
         self._slots = settings.concurrency
         self._threads = settings.sync_concurrency
-        in_threads = sum(not handler.is_async for handler in table)
-        self._sharers = min(max(1, in_threads), MAX_WANTED)
-        self._busy: set[str] = set()
         self._held = 0
         self._held_in_threads = 0
         self._held_of: Counter[str] = Counter()
@@ -52,11 +50,22 @@ class Rooms:
         if handler.concurrency is not None:
             most = min(most, handler.concurrency - self._held_of[message_type])
         if not handler.is_async:
-            # One claim may ask for many such types: those that are busy share what is free.
-            free = self._threads - self._held_in_threads
-            sharers = len(self._busy) if message_type in self._busy else self._sharers
-            most = min(most, -(-free // sharers))
+            most = min(most, self._threads - self._held_in_threads)
         return most
+
+    def parts(self, wanted: Sequence[Wanted]) -> list[Sequence[Wanted]]:
+        """Types that run in threads apart from the others: together they share the threads."""
+        apart = [one for one in wanted if self._is_in_thread(one.type)]
+        beside = [one for one in wanted if not self._is_in_thread(one.type)]
+        if not apart or not beside:
+            return [wanted]
+        return [apart, beside] if wanted[0] == apart[0] else [beside, apart]
+
+    def limit_of(self, part: Sequence[Wanted]) -> int:
+        """How many to claim now of one of the `parts`."""
+        if part and self._is_in_thread(part[0].type):
+            return min(self.limit(), self._threads - self._held_in_threads)
+        return self.limit()
 
     def take(self, message_type: str) -> None:
         """A message of this type is held now."""
@@ -82,8 +91,10 @@ class Rooms:
             self._held_of[message_type] += change
             if not handler.is_async:
                 self._held_in_threads += change
-                busy = self._held_of[message_type] > 0
-                (self._busy.add if busy else self._busy.discard)(message_type)
+
+    def _is_in_thread(self, message_type: str) -> bool:
+        handler = self._table.get(message_type)
+        return handler is not None and not handler.is_async
 
 
 def _is_limited(handler: Handler) -> bool:

@@ -1,6 +1,7 @@
 """What can be set from outside, each with its unit, its default and its limits."""
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field
@@ -132,3 +133,19 @@ class KvQueueSettings(BaseSettings):
         default="FULL",
         description="SQLite's PRAGMA synchronous; NORMAL may lose the last sends when power goes.",
     )
+
+
+def overruled(settings: KvQueueSettings, chosen: Mapping[str, Any]) -> KvQueueSettings:
+    """Give the same settings with other values for some of ours.
+
+    Args:
+        settings: of the caller's own class, which may have fields of the app beside ours.
+        chosen: by the name of the setting.
+
+    Raises:
+        pydantic.ValidationError: one of `chosen` is outside its limits.
+    """
+    defaults = {name: field.default for name, field in KvQueueSettings.model_fields.items()}
+    checked = KvQueueSettings.model_validate({**defaults, **chosen})
+    # Not made anew: an alias or an excluded field of the app's own would not come through.
+    return settings.model_copy(update={name: getattr(checked, name) for name in chosen})

@@ -61,7 +61,10 @@ class Settler:
                 self._some.set()
             return False
         for settlement, was_held in zip(ended, held, strict=True):
-            self._holds.pop(settlement.id, None)
+            hold = self._holds.get(settlement.id)
+            if hold is not None and hold.claim.token == settlement.token:
+                # Else this process has claimed it anew, after a lease that was lost.
+                del self._holds[settlement.id]
             if not was_held and settlement.outcome is not Outcome.RELEASE:
                 log.warning(
                     "Message %d was settled too late: its lease was lost, and another process "

@@ -16,7 +16,7 @@ class Turn(NamedTuple):
     Attributes:
         wanted: at most 16 types with room.
         full: whether a type was left out because it has no room.
-        last: whether every type has had its turn now.
+        last: whether every type has had its turn since `begin`.
     """
 
     wanted: list[Wanted]
@@ -44,6 +44,11 @@ class Turns:
         self._looks_up = any_type or len(types) > MAX_WANTED
         self._first = 0
         self._after = ""
+        self._whole = True
+
+    def begin(self) -> None:
+        """Count turns anew: a round that is under way now is not the last one."""
+        self._whole = not self._after
 
     async def next(self, room_of: Callable[[str], int]) -> Turn:
         """Choose the types for one claim.
@@ -80,4 +85,6 @@ class Turns:
                 break
         # Where there is room for few, another of them comes first in each round.
         start = self._first % max(1, len(wanted))
-        return Turn(wanted[start:] + wanted[:start], full, last=not self._after)
+        last = self._whole and not self._after
+        self._whole = self._whole or not self._after
+        return Turn(wanted[start:] + wanted[:start], full, last)

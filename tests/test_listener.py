@@ -1,4 +1,5 @@
 import asyncio
+import logging
 import sqlite3
 import threading
 import time
@@ -12,7 +13,11 @@ from typing import Any
 import pytest
 
 from kvqueue_fastapi import Message, OutgoingMessage, RetryLater, SendOptions, on_queue_message
-from tests.contract.harness import Bench, Crowd, Seen, running, until
+from kvqueue_fastapi.message import Hold
+from kvqueue_fastapi.model import AtomicWrite, Claimed, Send, Settlement
+from kvqueue_fastapi.settling import Settler
+from kvqueue_fastapi.store.sqlite.engine import SqliteStore
+from tests.contract.harness import Bench, Crowd, ManualClock, Seen, by_hand, running, until
 
 
 @contextmanager
@@ -77,6 +82,22 @@ async def test_forty_types_that_nobody_handles_all_fail(tmp_path: Path) -> None:
         await seen.reach(1)
 
         assert {dead.type for dead in await bench.admin.dead_letters()} == set(types)
+
+
+@pytest.mark.parametrize("nobody_takes", ["unhandled", "paused"])
+async def test_backlog_of_many_types_is_not_held_up_behind_one_that_nobody_takes(
+    tmp_path: Path, nobody_takes: str
+) -> None:
+    seen = Seen()
+    types = [f"t{number:02}" for number in range(16)]
+    callbacks = dict.fromkeys([*types, "zpaused"], seen.take)
+    async with running(tmp_path, listen=False) as bench:
+        await bench.admin.pause("zpaused")
+        await bench.queue.send_message(f"z{nobody_takes}", 0)
+        await bench.queue.send_messages([(kind, n) for n in range(50) for kind in types])
+
+    async with running(tmp_path, callbacks=callbacks, concurrency=10, poll_interval_s=3_600):
+        assert len(await seen.reach(800)) == 800
 
 
 async def test_type_that_nobody_handles_is_reported_once_by_each_process(
@@ -159,6 +180,43 @@ async def test_waiting_for_a_thread_takes_no_slot_from_async_handlers(tmp_path: 
         go_on.set()
 
 
+async def test_no_message_waits_for_a_thread_in_the_hands_of_a_process(tmp_path: Path) -> None:
+    # Another process may have a thread free for it.
+    go_on = threading.Event()
+
+    def block() -> None:
+        go_on.wait(5)
+
+    types = [f"s{number}" for number in range(16)]
+    async with running(
+        tmp_path, callbacks=dict.fromkeys(types, block), sync_concurrency=2
+    ) as bench:
+        await bench.queue.send_messages([(kind, None) for kind in types])
+        await until(lambda: has_state(bench, "running", 2))
+        await asyncio.sleep(0.1)
+        running_now = await bench.admin.messages(state="running")
+        go_on.set()
+        await until(lambda: has_state(bench, "ready", 0))
+
+    assert len(running_now) == 2
+
+
+async def test_sync_and_async_types_take_turns_at_one_slot(tmp_path: Path) -> None:
+    seen = Seen()
+
+    def in_thread(message: Message) -> None:
+        seen.add(message.type)
+
+    callbacks = {"thread": in_thread, "loop": typed(seen)}
+    async with running(tmp_path, listen=False) as bench:
+        await bench.queue.send_messages([(kind, n) for n in range(50) for kind in callbacks])
+
+    async with running(tmp_path, callbacks=callbacks, concurrency=1):
+        await seen.reach(100)
+
+    assert 10 < seen[:50].count("thread") < 40
+
+
 async def test_messages_of_one_key_run_one_at_a_time_in_order_across_types(
     tmp_path: Path,
 ) -> None:
@@ -216,6 +274,31 @@ async def test_head_that_asks_for_later_keeps_its_key_blocked(tmp_path: Path, de
         await bench.queue.send_message("n", "next", ordering_key="k")
 
         assert await seen.stay(4) == ["head", "head", "head", "next"]
+
+
+async def test_key_goes_on_behind_a_message_whose_failure_could_not_be_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = Seen()
+
+    class Broken(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            if record.levelno == logging.ERROR:
+                raise RuntimeError
+            return True
+
+    async def handle(data: str) -> None:
+        seen.add(data)
+        if data == "bad":
+            raise ValueError
+
+    monkeypatch.setattr(logging.getLogger("kvqueue_fastapi"), "filters", [Broken()])
+    async with running(tmp_path, callbacks={"n": handle}) as bench:
+        await bench.queue.send_message("n", "bad", ordering_key="k")
+        await bench.queue.send_message("n", "next", ordering_key="k")
+
+        assert await seen.reach(2) == ["bad", "next"]
+    assert not caplog.records
 
 
 async def test_delayed_head_holds_its_successors_back(tmp_path: Path) -> None:
@@ -276,6 +359,48 @@ async def test_pause_gives_back_what_has_not_started_and_lets_the_running_finish
         left = await bench.admin.messages()
     assert [(record.data, record.attempt) for record in left] == [(n, 0) for n in range(502, 520)]
     assert len(seen) == 502
+
+
+async def test_loop_that_is_blocked_while_a_claim_is_under_way_keeps_what_it_claims(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = Seen()
+    claim = SqliteStore.claim
+
+    async def claim_then_block(*args: Any, **options: Any) -> Claimed:
+        claimed = await claim(*args, **options)
+        if claimed.claims:
+            time.sleep(1.6)  # noqa: ASYNC251 because blocking is what is tried
+        return claimed
+
+    async def handle(message: Message) -> None:
+        seen.add((message.attempt, message.lease_lost))
+        await asyncio.sleep(0.5)
+
+    monkeypatch.setattr(SqliteStore, "claim", claim_then_block)
+    async with running(tmp_path, callbacks={"n": handle}, lease_s=1, poll_interval_s=0.1) as bench:
+        await bench.queue.send_message("n")
+        await seen.reach(1)
+        await until(lambda: has_state(bench, "running", 0))
+
+        assert await seen.stay(1) == [(1, False)]
+
+
+async def test_settling_what_was_lost_keeps_the_lease_of_a_newer_claim(tmp_path: Path) -> None:
+    clock = ManualClock()
+    async with by_hand(tmp_path, clock) as hand:
+        await hand.store.commit(AtomicWrite(sends=(Send("n", "1"),)))
+        (old,) = await hand.claim("n", lease_ms=1_000)
+        clock.advance(1_000)
+        (new,) = await hand.claim("n", lease_ms=1_000)
+        holds = {new.id: Hold(new, 0.0)}
+        settler = Settler(hand.store, holds)
+
+        settler.add(Settlement(old.id, old.token))
+        settler.finish()
+        await settler.run()
+
+    assert (old.id, list(holds)) == (new.id, [new.id])
 
 
 async def test_listener_goes_on_after_the_database_was_locked(
@@ -342,6 +467,16 @@ async def test_delayed_messages_wake_the_listener_one_by_one(tmp_path: Path) -> 
     assert seen == [1, 2, 3]
     lateness = [at - began - n / 10 for n, at in zip(seen, seen.times, strict=True)]
     assert all(0 <= late < 1 for late in lateness)
+
+
+async def test_lease_that_nobody_extends_wakes_the_listener_when_it_ends(tmp_path: Path) -> None:
+    seen = Seen()
+    async with running(tmp_path, callbacks={"n": seen.take}, poll_interval_s=3_600):
+        frozen = "INSERT INTO kvqueue_messages (type, state, lease_until_ms) VALUES ('n', 3, ?)"
+        with other_program(tmp_path) as connection:
+            connection.execute(frozen, (time.monotonic_ns() // 1_000_000 + 300,))
+
+        assert await seen.reach(1) == [None]
 
 
 async def test_ten_thousand_messages_are_each_handled_once(tmp_path: Path) -> None:

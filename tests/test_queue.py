@@ -350,6 +350,19 @@ async def test_run_until_idle_takes_types_in_turns_one_message_at_a_time(
     assert set(seen[: 5 * count]) == set(callbacks)
 
 
+async def test_run_until_idle_handles_many_types_beside_one_that_nobody_handles(
+    tmp_path: Path,
+) -> None:
+    seen = Seen()
+    types = [f"t{number:02}" for number in range(17)]
+    callbacks = dict.fromkeys(types, seen.take)
+    async with running(tmp_path, callbacks=callbacks, listen=False) as bench:
+        await bench.queue.send_message("unhandled", 0)
+        await bench.queue.send_messages([(kind, n) for n in range(3) for kind in types[:16]])
+
+        assert await bench.queue.run_until_idle() == 48
+
+
 async def test_run_until_idle_goes_on_after_a_task_group_has_failed(tmp_path: Path) -> None:
     async def handle(data: int) -> None:
         async with asyncio.TaskGroup() as group:

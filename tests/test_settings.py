@@ -1,9 +1,11 @@
 """Settings: from arguments, the environment and defaults, within their limits."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from pydantic_settings import SettingsConfigDict
 
 from kvqueue_fastapi.settings import KvQueueSettings
 
@@ -142,6 +144,19 @@ def test_foreign_variables_of_the_prefix_are_left_alone(monkeypatch: pytest.Monk
     monkeypatch.setenv("KVQUEUE_IMAGE_TAG", "1.2")
 
     assert KvQueueSettings().model_dump() == DEFAULTS
+
+
+class FromFile(KvQueueSettings):
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore")
+
+
+def test_a_file_with_other_things_too_is_read_by_a_subclass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(".env").write_text("KVQUEUE_URL=shop.db\nDATABASE_URL=postgresql://shop\n")
+
+    assert FromFile().url == "shop.db"
 
 
 def test_argument_that_is_no_setting_is_refused() -> None:

@@ -134,6 +134,7 @@ class _Collection:
             await self._add(bind_handler(mark, function, parameters, name=name))
 
     async def add_callback(self, message_type: str, callback: Callable[..., Any]) -> None:
+        callback = _called(callback)
         name = describe(callback)
         parameters = plan_parameters(inner_function(callback), name=name)
         mark = Mark(message_type)
@@ -193,6 +194,15 @@ def _maker(key: Any, name: str) -> Callable[[Resolve], Callable[..., Any]]:
         return target
 
     return make_target
+
+
+def _called(callback: Any) -> Callable[..., Any]:
+    is_object = not (
+        is_function(callback) or inspect.isroutine(callback) or isinstance(callback, type)
+    )
+    # of an object, it is this method that has the annotations and is async or not
+    called: Callable[..., Any] = callback.__call__ if is_object else callback
+    return called
 
 
 def _is_bound(attribute: Any) -> bool:

@@ -125,7 +125,8 @@ class _Plan:
             remedy = "Use a pydantic model, a dataclass or plain types, or Inject[…] for a service"
             if getattr(exc, "code", None) == "typed-dict-version":
                 remedy = "Import TypedDict from typing_extensions; pydantic needs that here"
-            text = str(exc).partition("\n")[0]
+            # its further sentences are advice for models, not for handlers
+            text = str(exc).partition("\n")[0].partition(". ")[0]
             self.fail(name, f"is {_text(hint)}, which pydantic cannot read: {text}", remedy, exc)
         return adapter
 

@@ -1,5 +1,6 @@
 """The handlers of this process: one a message type, ready to be called."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -125,14 +126,16 @@ def bind_handler(
         HandlerError: a method overrides a handler with what could not be run likewise.
     """
     refuse_unfit(function, mark)
+    is_async = is_async_function(function)
+    call = _call_for(parameters, target or function, make_target)
     return Handler(
         message_type=mark.message_type,
         name=name,
         function=function,
         parameters=parameters,
-        call=_call_for(parameters, target or function, make_target),
+        call=call if is_async else _refusing_coroutines(call, name),
         asks_container=make_target is not None or bool(parameters.injected),
-        is_async=is_async_function(function),
+        is_async=is_async,
         concurrency=mark.concurrency,
         timeout_s=mark.timeout_s,
         backoff_schedule_ms=mark.backoff_schedule_ms,
@@ -215,6 +218,23 @@ def _call_for(
             case _:
                 pass
     return _any_call(parameters, make_target or (lambda _resolve: target))
+
+
+def _refusing_coroutines(call: Call, name: str) -> Call:
+    """Of a `def` handler: what it left undone must not pass for handled."""
+
+    def checked(payload: Any, message: Message[Any], resolve: Resolve) -> Any:
+        result = call(payload, message, resolve)
+        if not inspect.iscoroutine(result):
+            return result
+        result.close()
+        msg = (
+            f"{name} is a `def` handler that returned a coroutine, which nobody awaits. Make it "
+            "`async def` and await it; a decorator around an `async def` needs functools.wraps."
+        )
+        raise HandlerError(msg)
+
+    return checked
 
 
 def _any_call(parameters: Parameters, make_target: Callable[[Resolve], Callable[..., Any]]) -> Call:

@@ -5,6 +5,7 @@ their attributes; it is the only one that does.
 """
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
@@ -144,6 +145,8 @@ class Wiring:
             return f"is abstract and has no implementation. {bind}"
         if inspect.iscoroutinefunction(vars(part.provider).get("_callable")):
             return f"has an `async def` provider, which gives a coroutine. {_SYNC_PROVIDER}"
+        if unresolved := _unresolved(part.provider):
+            return unresolved
         if issubclass(part.scope, SingletonScope) and self._holds_request(part):
             return (
                 "is a singleton, so it would keep what it got in the first request scope. "
@@ -217,19 +220,42 @@ def _is_abstract(cls: type) -> bool:
     return inspect.isabstract(cls) or bool(getattr(cls, "__dict__", {}).get("_is_protocol"))
 
 
-def _needs(provider: Any) -> list[tuple[Any, str]]:
+def _maker(provider: Any) -> tuple[Any, str]:
+    """What is called to make it, and its name; None: nothing that can be looked into."""
     if isinstance(provider, ClassProvider):
-        maker: Any = _class_of(provider).__init__  # type: ignore[misc]  # of the class itself
-        name = _class_of(provider).__name__
-    elif isinstance(provider, CallableProvider):
+        made = _class_of(provider)
+        return made.__init__, made.__name__  # type: ignore[misc]  # of the class itself
+    if isinstance(provider, CallableProvider):
         maker = vars(provider)["_callable"]
-        name = describe(maker)
-    else:
-        return []
+        return maker, describe(maker)
+    return None, ""
+
+
+def _needs(provider: Any) -> list[tuple[Any, str]]:
+    maker, name = _maker(provider)
     try:
         return [(key, f"{name}({parameter})") for parameter, key in get_bindings(maker).items()]
     except Exception:  # noqa: BLE001 because making it tells better what is wrong with it
         return []
+
+
+def _unresolved(provider: Any) -> str | None:
+    maker, name = _maker(provider)
+    try:
+        get_bindings(maker)
+    except Exception as exc:  # noqa: BLE001 because injector may hold the NameError inside its own
+        error = next((arg for arg in exc.args if isinstance(arg, NameError)), exc)
+    else:
+        return None
+    if not isinstance(error, NameError):
+        return None
+    word = re.compile(rf"\b{re.escape(str(error.name))}\b")
+    hints: dict[str, Any] = getattr(maker, "__annotations__", {})
+    parameter = next((p for p, hint in hints.items() if word.search(str(hint))), "?")
+    return (
+        f"cannot be made: the type of {name}({parameter}) cannot be resolved: {error}. Import it "
+        "at the top of the module, not under TYPE_CHECKING."
+    )
 
 
 def _reason(exc: Exception) -> str:

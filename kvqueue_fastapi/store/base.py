@@ -5,6 +5,7 @@ from typing import Final, NamedTuple, Protocol
 
 from kvqueue_fastapi.model import (
     AtomicWrite,
+    Claim,
     Claimed,
     Committed,
     ListenerRecord,
@@ -37,6 +38,10 @@ class SettleRequest(NamedTuple):
     settlements: Sequence[Settlement]
 
 
+Taken = Callable[[Sequence[Claim]], None]
+"""Told of claims at once, in the store's own thread, however busy the event loop is."""
+
+
 class ClaimRequest(NamedTuple):
     """Room for messages. Answer: `Claimed`.
 
@@ -46,6 +51,7 @@ class ClaimRequest(NamedTuple):
         listener_id: who holds them; 0 is nobody whose death could be seen.
         lease_ms: how long they are hidden from others, if not extended.
         quarantined: whether one message more may come whose last holder died.
+        taken: told of the claims, before they are the answer.
     """
 
     wanted: Sequence[Wanted]
@@ -53,6 +59,7 @@ class ClaimRequest(NamedTuple):
     listener_id: int
     lease_ms: int
     quarantined: bool
+    taken: Taken | None = None
 
 
 Request = AtomicWrite | SettleRequest | ClaimRequest
@@ -82,6 +89,7 @@ class Store(Protocol):
         lease_ms: int,
         listener_id: int = 0,
         quarantined: bool = True,
+        taken: Taken | None = None,
     ) -> Claimed:
         """Take what is due, types taking turns; see `ClaimRequest`."""
         ...

@@ -318,6 +318,21 @@ async def test_a_partial_can_be_listed() -> None:
     assert table.types == ("part",)
 
 
+class CallableService:
+    async def __call__(self, size: int) -> int:
+        return size
+
+
+async def test_a_callable_object_is_planned_as_the_method_that_is_called() -> None:
+    table = await collect_handlers(Injector(), callbacks={"size": CallableService()})
+
+    handler = table.get("size")
+    assert handler is not None
+    assert handler.is_async
+    assert handler.adapter is not None
+    assert handler.adapter.validate_json("7") == 7
+
+
 class BoundModel(BaseModel):
     name: str = "shop"
 

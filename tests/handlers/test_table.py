@@ -139,6 +139,17 @@ def test_a_sync_override_of_a_handler_with_a_timeout_is_refused() -> None:
         bind(payload, Mark("a", timeout_s=1.0))
 
 
+def test_a_def_handler_that_gives_a_coroutine_has_failed() -> None:
+    # Or a message would pass for handled that nobody has handled.
+    async def work(order: Any) -> None: ...
+
+    def handle(order: Any) -> Any:
+        return work(order)
+
+    with pytest.raises(HandlerError, match=r"handle is a `def` handler .* Make it `async def`"):
+        bind(handle).call(7, MESSAGE, never)
+
+
 def test_a_table_finds_handlers_by_type() -> None:
     table = HandlerTable()
     first, second = bind(payload), bind(nothing, Mark("b"))

@@ -56,7 +56,7 @@ def scoped() -> Iterator[Injector]:
     injector.get(fastapi_injector.RequestScope)._loop.close()
 
 
-async def fails(injector: Injector, consumer: Any, match: str) -> None:
+async def assert_refused(injector: Injector, consumer: Any, match: str) -> None:
     with pytest.raises(HandlerError, match=match):
         await collect_handlers(injector, [consumer])
 
@@ -73,7 +73,7 @@ def needing(interface: Any) -> type:
 
 
 async def test_an_abstract_dependency_is_named_with_its_parameter() -> None:
-    await fails(
+    await assert_refused(
         Injector(),
         needing(OrderPort),
         r"Consumer .*: OrderPort, which Consumer\(needed\) needs, is abstract.*bind\(OrderPort",
@@ -83,7 +83,7 @@ async def test_an_abstract_dependency_is_named_with_its_parameter() -> None:
 async def test_a_protocol_that_nothing_implements_is_named_with_its_parameter() -> None:
     class Port(Protocol): ...
 
-    await fails(
+    await assert_refused(
         Injector(),
         needing(Port),
         r"Port, which Consumer\(needed\) needs, is bound by nothing.*bind\(",
@@ -91,7 +91,9 @@ async def test_a_protocol_that_nothing_implements_is_named_with_its_parameter() 
 
 
 async def test_a_listed_interface_that_nothing_implements_is_refused() -> None:
-    await fails(Injector(), OrderPort, "Consumer OrderPort: OrderPort is abstract.*Bind it")
+    await assert_refused(
+        Injector(), OrderPort, "Consumer OrderPort: OrderPort is abstract.*Bind it"
+    )
 
 
 async def test_an_unbound_dependency_is_named() -> None:
@@ -99,7 +101,7 @@ async def test_an_unbound_dependency_is_named() -> None:
         binder.bind(OrderService)
         binder.bind(Mailer)
 
-    await fails(
+    await assert_refused(
         Injector(configure, auto_bind=False),
         OrderService,
         r"Session, which Mailer\(session\) needs, is bound by nothing",
@@ -113,7 +115,27 @@ async def test_a_constructor_that_is_not_annotated_is_refused() -> None:
         @on_queue_message("a")
         def handle(self) -> None: ...
 
-    await fails(Injector(), Consumer, r"cannot be made: .*'mailer'\. Annotate .* Inject\[…\]")
+    await assert_refused(
+        Injector(), Consumer, r"cannot be made: .*'mailer'\. Annotate .* Inject\[…\]"
+    )
+
+
+@pytest.mark.parametrize("annotate", [lambda init: init, inject])
+async def test_a_constructor_whose_annotation_has_no_name_at_run_time_is_refused(
+    annotate: Any,
+) -> None:
+    class Consumer:
+        @annotate
+        def __init__(self, mailer: "Inject[OnlyForTypeCheckers]") -> None: ...  # noqa: F821
+
+        @on_queue_message("a")
+        def handle(self) -> None: ...
+
+    await assert_refused(
+        Injector(),
+        Consumer,
+        r"Consumer cannot be made: .*Consumer\(mailer\) .*OnlyForTypeCheckers.* Import it at",
+    )
 
 
 class Chicken:
@@ -130,7 +152,9 @@ class Egg:
 
 
 async def test_a_circle_is_refused() -> None:
-    await fails(Injector(), Chicken, r"Chicken cannot be made: circular .* ProviderOf\[…\]")
+    await assert_refused(
+        Injector(), Chicken, r"Chicken cannot be made: circular .* ProviderOf\[…\]"
+    )
 
 
 async def test_an_error_of_a_constructor_is_told() -> None:
@@ -142,7 +166,7 @@ async def test_an_error_of_a_constructor_is_told() -> None:
         @on_queue_message("a")
         def handle(self) -> None: ...
 
-    await fails(Injector(), Consumer, "Consumer cannot be made: OSError: no network")
+    await assert_refused(Injector(), Consumer, "Consumer cannot be made: OSError: no network")
 
 
 class AsyncShop(Module):
@@ -152,7 +176,7 @@ class AsyncShop(Module):
 
 
 async def test_an_async_provider_is_refused_before_it_runs() -> None:
-    await fails(
+    await assert_refused(
         Injector([AsyncShop()]),
         OrderService,
         r"Mailer, which OrderService\(mailer\) needs, has an `async def` provider",
@@ -165,7 +189,7 @@ async def test_a_coroutine_from_a_plain_provider_is_refused_and_closed() -> None
 
     injector = Injector(lambda binder: binder.bind(Mailer, to=lambda: make()))  # noqa: PLW0108
 
-    await fails(injector, ping, r"ping\(mailer\): Mailer is a coroutine")
+    await assert_refused(injector, ping, r"ping\(mailer\): Mailer is a coroutine")
 
 
 async def test_injected_parameters_are_tried_at_the_start() -> None:
@@ -173,13 +197,13 @@ async def test_injected_parameters_are_tried_at_the_start() -> None:
         @on_queue_message("a")
         def handle(self, order: Any, port: Inject[OrderPort]) -> None: ...
 
-    await fails(Injector(), Consumer, r"Consumer\.handle\(port\): OrderPort is abstract")
+    await assert_refused(Injector(), Consumer, r"Consumer\.handle\(port\): OrderPort is abstract")
 
 
 async def test_lists_of_multibindings_are_looked_into() -> None:
     injector = Injector(lambda binder: binder.multibind(list[OrderPort], to=OrderPort))
 
-    await fails(injector, needing(list[OrderPort]), r"list\[.*OrderPort\], .* is abstract")
+    await assert_refused(injector, needing(list[OrderPort]), r"list\[.*OrderPort\], .* is abstract")
 
 
 async def test_what_a_multiprovider_gives_is_fine() -> None:
@@ -198,7 +222,9 @@ async def test_a_singleton_that_would_keep_a_scoped_dependency_is_refused(
 ) -> None:
     scoped.binder.bind(Mailer, scope=singleton)
 
-    await fails(scoped, OrderService, r"Mailer, which OrderService\(mailer\) needs, is a singleton")
+    await assert_refused(
+        scoped, OrderService, r"Mailer, which OrderService\(mailer\) needs, is a singleton"
+    )
 
 
 async def test_a_singleton_may_hold_a_provider_of_a_scoped_dependency(scoped: Injector) -> None:
@@ -211,7 +237,7 @@ async def test_a_singleton_may_hold_a_provider_of_a_scoped_dependency(scoped: In
 async def test_a_scoped_binding_without_attached_scope_is_refused() -> None:
     injector = Injector(lambda binder: binder.bind(Session, scope=fastapi_injector.request_scope))
 
-    await fails(injector, OrderService, r"needs the request scope.*attach_injector\(app")
+    await assert_refused(injector, OrderService, r"needs the request scope.*attach_injector\(app")
 
 
 @pytest.mark.parametrize("interface", [ProviderOf[Mailer], list[Mailer], Session])

@@ -69,11 +69,19 @@ class Server:
         answer = await self.request(f"/send/{message_type}", data=body)
         return int(json.loads(answer))
 
-    async def request(self, path: str, **options: Any) -> bytes:
+    async def port(self) -> str:
         await self.started()
-        port = await self.logs(r"Uvicorn running on http://127\.0\.0\.1:(\d+)")
+        return await self.logs(r"Uvicorn running on http://127\.0\.0\.1:(\d+)")
+
+    async def connect(self, path: str) -> asyncio.StreamWriter:
+        """Ask, without waiting for an answer."""
+        _, writer = await asyncio.open_connection("127.0.0.1", int(await self.port()))
+        writer.write(f"GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
+        return writer
+
+    async def request(self, path: str, **options: Any) -> bytes:
         request = urllib.request.Request(
-            f"http://127.0.0.1:{port}{path}",
+            f"http://127.0.0.1:{await self.port()}{path}",
             headers={"content-type": "application/json"},
             **options,
         )

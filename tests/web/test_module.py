@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from fastapi_injector import attach_injector
 from injector import Inject, Injector, UnsatisfiedRequirement
+from pydantic import Field
 
 from kvqueue_fastapi import (
     HandlerError,
@@ -189,6 +190,15 @@ def test_an_app_with_another_injector_is_an_error() -> None:
         KvQueueModule(":memory:").install(app)
 
 
+def test_another_injector_that_is_attached_after_the_install_stops_the_start() -> None:
+    app = FastAPI()
+    KvQueueModule(":memory:").install(app)
+    attach_injector(app, Injector())
+
+    with pytest.raises(KvQueueError, match="another injector already"), TestClient(app):
+        pass
+
+
 def test_installing_after_the_start_is_an_error() -> None:
     app = FastAPI()
 
@@ -316,6 +326,24 @@ def test_an_argument_wins_over_settings_over_the_environment_over_the_default(
     chosen = KvQueueSettings(url=settings) if settings else None
 
     assert used_file(KvQueueModule(argument, settings=chosen)) == file
+
+
+class AppSettings(KvQueueSettings):
+    secret: str = Field(validation_alias="APP_SECRET")
+
+
+def test_an_argument_wins_over_settings_with_fields_of_the_app(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = AppSettings.model_validate({"APP_SECRET": "hush"})
+
+    assert used_file(KvQueueModule("argument.db", settings=settings)) == "argument.db"
+
+
+def test_an_argument_beside_settings_is_checked() -> None:
+    with pytest.raises(ValueError, match="url"):
+        KvQueueModule("", settings=KvQueueSettings())
 
 
 async def test_listen_false_in_the_environment_is_overruled_by_the_argument(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from kvqueue_fastapi.errors import KvQueueError, LeaseLostError, StoreBusyError, StoreError
-from kvqueue_fastapi.model import AtomicWrite, Committed, Outcome, Send, Settlement
+from kvqueue_fastapi.model import AtomicWrite, Claimed, Committed, Outcome, Send, Settlement
 from kvqueue_fastapi.store.base import ClaimRequest, Clock, Request, SettleRequest
 from kvqueue_fastapi.store.sqlite import statements as sql
 from kvqueue_fastapi.store.sqlite.claims import claim, make_ready
@@ -53,14 +53,15 @@ class Batch:
 
     def apply(self, connection: sqlite3.Connection, requests: Sequence[Request]) -> Answers:
         """Apply all requests durably."""
-        changed = any(map(_may_change, requests))
         try:
             with write_transaction(connection, self._patience):
-                return Answers(self._together(connection, requests), changed)
+                answers = self._together(connection, requests)
         except KvQueueError:  # the lock was not to be had: no request's own error
             raise
         except Exception:  # noqa: BLE001 because whose error it is shows when each is alone
-            return Answers(self._one_by_one(connection, requests), changed)
+            answers = self._one_by_one(connection, requests)
+        _tell_of_claims(requests, answers)
+        return Answers(answers, any(map(_may_change, requests)))
 
     def ready_types(self, connection: sqlite3.Connection, after: str, limit: int) -> list[str]:
         """Types with something to claim, in order, beginning behind `after`."""
@@ -190,6 +191,12 @@ def _write_all(connection: sqlite3.Connection, write: AtomicWrite, now_ms: int) 
     version = apply_mutations(connection, write.mutations)
     ids = [insert_once(connection, send, now_ms) for send in write.sends]
     return Committed(ok=True, message_ids=ids, version=version)
+
+
+def _tell_of_claims(requests: Sequence[Request], answers: Sequence[Any]) -> None:
+    for request, answer in zip(requests, answers, strict=True):
+        if isinstance(request, ClaimRequest) and request.taken and isinstance(answer, Claimed):
+            request.taken(answer.claims)
 
 
 def _may_change(request: Request) -> bool:

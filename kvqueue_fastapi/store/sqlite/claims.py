@@ -38,14 +38,16 @@ def claim(
     steady_ms: int,
 ) -> Claimed:
     """Take what is due. Returns the quarantined one first, then the others as they take turns."""
-    due_ms, any_quarantined = make_ready(connection, undertaker, now_ms=now_ms, steady_ms=steady_ms)
+    wait_ms, any_quarantined = make_ready(
+        connection, undertaker, now_ms=now_ms, steady_ms=steady_ms
+    )
     taken: list[Claim] = []
     if any_quarantined and request.quarantined:
         taken += _take(connection, QUARANTINED, request, steady_ms, limit=1)
         request = request._replace(wanted=_without(request.wanted, taken))
     if request.limit > 0:
         taken += _take(connection, READY, request, steady_ms, limit=request.limit)
-    return Claimed(taken, None if due_ms is None else max(0, due_ms - now_ms))
+    return Claimed(taken, wait_ms)
 
 
 def make_ready(
@@ -53,7 +55,8 @@ def make_ready(
 ) -> tuple[int | None, bool]:
     """Make claimable what has become due or whose lease has ended.
 
-    Returns: when the next delayed message is due, and whether any message is quarantined.
+    Returns: in how many milliseconds there may be more to make ready, None for never; and
+        whether any message is quarantined.
     """
     due_ms, lease_end_ms, any_quarantined = connection.execute(sql.PROBE).fetchone()
     if due_ms is not None and due_ms <= now_ms:
@@ -62,7 +65,12 @@ def make_ready(
     if lease_end_ms is not None and lease_end_ms <= steady_ms:
         undertaker.end_expired(connection, now_ms=now_ms, steady_ms=steady_ms)
         any_quarantined = True
-    return due_ms, bool(any_quarantined)
+    waits_ms = (
+        None if due_ms is None else due_ms - now_ms,
+        None if lease_end_ms is None else lease_end_ms - steady_ms,
+    )
+    wait_ms = min((max(0, wait) for wait in waits_ms if wait is not None), default=None)
+    return wait_ms, bool(any_quarantined)
 
 
 def _promote_due(connection: sqlite3.Connection, now_ms: int) -> int | None:

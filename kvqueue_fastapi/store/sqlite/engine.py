@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from kvqueue_fastapi.model import AtomicWrite, Claimed, Committed, Settlement, Wanted
 from kvqueue_fastapi.settings import KvQueueSettings
-from kvqueue_fastapi.store.base import ClaimRequest, Clock, Request, SettleRequest
+from kvqueue_fastapi.store.base import ClaimRequest, Clock, Request, SettleRequest, Taken
 from kvqueue_fastapi.store.sqlite import statements as sql
 from kvqueue_fastapi.store.sqlite.admin import SqliteAdmin
 from kvqueue_fastapi.store.sqlite.batch import Batch
@@ -112,9 +112,10 @@ class SqliteStore:
         lease_ms: int,
         listener_id: int = 0,
         quarantined: bool = True,
+        taken: Taken | None = None,
     ) -> Claimed:
         """Take what is due, types taking turns; see `ClaimRequest`."""
-        request = ClaimRequest(wanted, limit, listener_id, lease_ms, quarantined)
+        request = ClaimRequest(wanted, limit, listener_id, lease_ms, quarantined, taken)
         claimed: Claimed = await self._writer.submit(request)
         return claimed
 
