@@ -2,8 +2,8 @@
 
 import base64
 import binascii
-from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any, Final, TypeVar, overload
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any, Final, Self
 
 from kvqueue_fastapi.errors import InvalidOptionError, KvQueueError
 from kvqueue_fastapi.handlers.table import Handler
@@ -21,35 +21,21 @@ MAX_LIMIT: Final = 1_000
 SLICE: Final = 500
 _MAX_ID: Final = (1 << 63) - 1
 
-R = TypeVar("R")
 
-
-class Page(Sequence[MessageRecord]):
+class Page(tuple[MessageRecord, ...]):  # noqa: SLOT001 because tuples cannot have named slots
     """A sequence of records, and where the next ones begin.
 
     Attributes:
         next_cursor: to be given as `cursor`; None: these were the last.
     """
 
-    def __init__(self, records: Sequence[MessageRecord], next_cursor: str | None) -> None:
-        self._records = tuple(records)
-        self.next_cursor = next_cursor
+    next_cursor: str | None
 
-    @overload
-    def __getitem__(self, index: int) -> MessageRecord: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[MessageRecord]: ...
-    def __getitem__(self, index: int | slice) -> MessageRecord | Sequence[MessageRecord]:
-        return self._records[index]
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __iter__(self) -> Iterator[MessageRecord]:
-        return iter(self._records)
-
-    def __repr__(self) -> str:
-        return f"Page({list(self._records)!r}, next_cursor={self.next_cursor!r})"
+    def __new__(cls, records: Iterable[MessageRecord], next_cursor: str | None) -> Self:
+        """Make a page."""
+        page = super().__new__(cls, records)
+        page.next_cursor = next_cursor
+        return page
 
 
 class KvQueueAdmin:

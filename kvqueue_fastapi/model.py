@@ -179,7 +179,8 @@ class Claimed(NamedTuple):
 
     Attributes:
         claims: in the order in which they are to be handled.
-        next_due_ms: how long until the next delayed message is due; None: there is none.
+        next_due_ms: how long until the next delayed message is due or the next lease ends, if
+            nobody makes it longer; None: there is none of either.
     """
 
     claims: Sequence[Claim]

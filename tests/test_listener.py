@@ -298,7 +298,7 @@ async def test_key_goes_on_behind_a_message_whose_failure_could_not_be_logged(
         await bench.queue.send_message("n", "next", ordering_key="k")
 
         assert await seen.reach(2) == ["bad", "next"]
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.levelno == logging.ERROR]
 
 
 async def test_delayed_head_holds_its_successors_back(tmp_path: Path) -> None:

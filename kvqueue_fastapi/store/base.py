@@ -169,7 +169,7 @@ class StoreAdmin(Protocol):
     """The verbs of the keeper: to look into the store and to put it right."""
 
     async def counts(self) -> list[TypeCounts]:
-        """One for each type that has or had messages, in type order."""
+        """One for each type that was ever sent or paused, or that a listener handles."""
         ...
 
     async def list_messages(self, query: Query) -> list[MessageRecord]:

@@ -55,7 +55,7 @@ class SqliteAdmin:
         self._clock = clock
 
     async def counts(self) -> list[TypeCounts]:
-        """One for each type that has messages, dead letters, a pause or a listener."""
+        """One for each type that was ever sent or paused, or that a listener handles."""
         states: defaultdict[str, dict[State, int]] = defaultdict(dict)
         oldest: dict[str, int] = {}
         for kind, state, count, sent_at_ms in await self._reader.fetch_all(sql.COUNT_MESSAGES, {}):
@@ -63,6 +63,7 @@ class SqliteAdmin:
             oldest[kind] = min(sent_at_ms, oldest.get(kind, sent_at_ms))
         for kind, count in await self._reader.fetch_all(sql.COUNT_DEAD_LETTERS, {}):
             states[kind][State.DEAD] = count
+        known = {row[0] for row in await self._reader.fetch_all(sql.KNOWN_TYPES, {})}
         paused = {row[0] for row in await self._reader.fetch_all(sql.PAUSED_TYPES, {})}
         handled = {kind for listener in await self.listeners() for kind in listener.types}
         now_ms = self._clock.wall_ms()
@@ -74,7 +75,7 @@ class SqliteAdmin:
                 paused=kind in paused,
                 handled=kind in handled,
             )
-            for kind in sorted({*states, *paused, *handled})
+            for kind in sorted({*states, *known, *handled})
         ]
 
     async def list_messages(self, query: Query) -> list[MessageRecord]:

@@ -50,12 +50,15 @@ class Batch:
         self._undertaker = undertaker
         self._path = path
         self._patience = patience
+        self._known_types: set[str] = set()
 
     def apply(self, connection: sqlite3.Connection, requests: Sequence[Request]) -> Answers:
         """Apply all requests durably."""
         try:
             with write_transaction(connection, self._patience):
                 answers = self._together(connection, requests)
+                new_types = self._remember_types(connection, requests)
+            self._known_types |= new_types
         except KvQueueError:  # the lock was not to be had: no request's own error
             raise
         except Exception:  # noqa: BLE001 because whose error it is shows when each is alone
@@ -99,6 +102,22 @@ class Batch:
                     connection, request, self._undertaker, now_ms=now_ms, steady_ms=steady_ms
                 )
         return answers
+
+    def _remember_types(
+        self, connection: sqlite3.Connection, requests: Sequence[Request]
+    ) -> set[str]:
+        """Note when a type was first sent. Returns those that are new to this process."""
+        sent = {
+            send.type
+            for request in requests
+            if isinstance(request, AtomicWrite)
+            for send in request.sends
+        }
+        new_types = sent - self._known_types
+        for kind in new_types:
+            names = {"type": kind, "now_ms": self._clock.wall_ms()}
+            connection.execute(sql.REMEMBER_TYPE, names)
+        return new_types
 
     def _one_by_one(self, connection: sqlite3.Connection, requests: Sequence[Request]) -> list[Any]:
         answers: list[Any] = []

@@ -1,7 +1,6 @@
 """Messages that are given up, and the keys that are written for them."""
 
 import sqlite3
-from typing import Final
 
 from kvqueue_fastapi.codec import decode_options, envelope
 from kvqueue_fastapi.errors import PayloadError
@@ -11,8 +10,6 @@ from kvqueue_fastapi.store.sqlite.keys import apply_mutations
 
 Row = tuple[int, str, str, str | None, str | None, int]
 """Of a message: id, type, data, options, ordering_key, crashes."""
-
-ID: Final = 0
 
 
 def bury(

@@ -1,7 +1,7 @@
 """Reads beside the writing thread."""
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,8 +11,6 @@ from kvqueue_fastapi.errors import KvQueueClosedError
 from kvqueue_fastapi.store.sqlite.connection import store_error, text
 from kvqueue_fastapi.store.sqlite.database_thread import DatabaseThread
 from kvqueue_fastapi.store.sqlite.location import MEMORY
-
-Rows = Iterable[Any]
 
 
 class Reader(Protocol):

@@ -7,7 +7,6 @@ step gives up the interpreter lock and must win it back from a busy event loop.
 from typing import Final
 
 BEGIN: Final = "BEGIN IMMEDIATE"
-BEGIN_READ: Final = "BEGIN"
 COMMIT: Final = "COMMIT"
 ROLLBACK: Final = "ROLLBACK"
 SAVEPOINT: Final = "SAVEPOINT one_write"
@@ -16,7 +15,6 @@ SAVEPOINT_ROLLBACK: Final = "ROLLBACK TO one_write"
 
 # --- sending -------------------------------------------------------------------------------
 
-SEND_COLUMNS: Final = 9
 INSERT_SIZES: Final = (128, 64, 32, 16, 8, 4, 2, 1)
 _INSERT: Final = """
 INSERT INTO kvqueue_messages
@@ -245,10 +243,6 @@ VALUES (:key, :value, :encoding, :version, :expires_at_ms)
        expires_at_ms = excluded.expires_at_ms
 """
 DELETE_KEY: Final = "DELETE FROM kvqueue_kv WHERE key = :key"
-GET_KEY: Final = """
-SELECT value, encoding, version FROM kvqueue_kv
- WHERE key = :key AND (expires_at_ms IS NULL OR expires_at_ms > :now_ms)
-"""
 
 # --- keeping -------------------------------------------------------------------------------
 
@@ -262,6 +256,7 @@ COUNT_MESSAGES: Final = """
 SELECT type, state, count(*), min(sent_at_ms) FROM kvqueue_messages GROUP BY type, state
 """
 COUNT_DEAD_LETTERS: Final = "SELECT type, count(*) FROM kvqueue_dead_letters GROUP BY type"
+KNOWN_TYPES: Final = "SELECT type FROM kvqueue_types"
 PAUSED_TYPES: Final = "SELECT type FROM kvqueue_types WHERE paused = 1"
 SET_PAUSED: Final = """
 INSERT INTO kvqueue_types (type, paused, first_seen_at_ms) VALUES (:type, :paused, :now_ms)
