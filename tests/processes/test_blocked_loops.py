@@ -11,11 +11,11 @@ LEASE_S = 1
 SETTINGS = {"lease_s": LEASE_S}
 
 
+@pytest.mark.case(89)
 @pytest.mark.parametrize("do", ["sleep", "spin"])
 async def test_a_handler_of_three_leases_has_one_delivery(
     fleet: Fleet, queue: KvQueue, do: str
 ) -> None:
-    # case 89
     await fleet.start(settings=SETTINGS)
     message_id = await queue.send_message("work", {"do": do, "seconds": 3 * LEASE_S})
     await fleet.begun(message_id)
@@ -54,10 +54,10 @@ async def test_a_blocked_loop_keeps_all_the_messages_in_its_hands(
     assert fleet.ledger.count("begun") == dict.fromkeys([*beside, blocking], 1)
 
 
+@pytest.mark.case(90)
 async def test_a_message_that_waited_for_two_leases_has_one_delivery(
     fleet: Fleet, queue: KvQueue
 ) -> None:
-    # case 90
     message_id = await queue.send_message("work", {"seconds": 1.5})
     await asyncio.sleep(2 * LEASE_S)
     await fleet.start(settings=SETTINGS)

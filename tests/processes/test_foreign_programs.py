@@ -44,10 +44,10 @@ async def test_the_sqlite3_program_can_send(fleet: Fleet) -> None:
     assert line.key == "foreign"
 
 
+@pytest.mark.case(68)
 async def test_a_message_from_another_process_wakes_a_listener(
     fleet: Fleet, queue: KvQueue
 ) -> None:
-    # case 68
     await fleet.start()
 
     waits_s = []

@@ -11,10 +11,10 @@ LEASE_S = 1
 SETTINGS = {"lease_s": LEASE_S}
 
 
+@pytest.mark.case(93)
 async def test_a_frozen_holder_loses_its_message_to_a_peer(
     fleet: Fleet, queue: KvQueue, admin: KvQueueAdmin
 ) -> None:
-    # case 93
     frozen = await fleet.start(settings=SETTINGS)
     message_id = await queue.send_message("work", {"seconds": 0.5})
     await fleet.begun(message_id)
@@ -29,10 +29,10 @@ async def test_a_frozen_holder_loses_its_message_to_a_peer(
     assert not await admin.dead_letters()
 
 
+@pytest.mark.case(93)
 async def test_the_late_ack_of_a_thawed_holder_changes_nothing(
     fleet: Fleet, queue: KvQueue
 ) -> None:
-    # case 93
     frozen = await fleet.start(settings=SETTINGS)
     message_id = await queue.send_message("work", {"seconds": 1.5})
     await fleet.begun(message_id)

@@ -4,6 +4,8 @@ import asyncio
 import random
 from collections import defaultdict
 
+import pytest
+
 from tests.processes.fleet import Fleet, Ledger
 
 WORKERS_KILLED = 10
@@ -33,8 +35,8 @@ async def test_killed_workers_lose_nothing_and_keep_the_order_of_keys(fleet: Fle
     assert not fleet.rows("SELECT id FROM kvqueue_dead_letters")
 
 
+@pytest.mark.case(86)
 async def test_killed_senders_leave_all_of_a_commit_or_nothing(fleet: Fleet) -> None:
-    # case 86
     for _ in range(SENDERS_KILLED // 3):
         senders = [fleet.launch("send_tens") for _ in range(3)]
         for sender in senders:

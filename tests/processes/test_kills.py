@@ -1,5 +1,7 @@
 """kill -9 while messages are being handled."""
 
+import pytest
+
 from kvqueue_fastapi import KvQueue, KvQueueAdmin
 from tests.processes.fleet import Fleet
 
@@ -8,8 +10,8 @@ TAKEOVER_S = 3
 LONG = {"seconds": 60}
 
 
+@pytest.mark.case(88)
 async def test_a_live_peer_takes_over_soon_after_a_kill(fleet: Fleet, queue: KvQueue) -> None:
-    # case 88
     first = await fleet.start()
     message_id = await queue.send_message("work", LONG)
     await fleet.begun(message_id)
@@ -23,8 +25,8 @@ async def test_a_live_peer_takes_over_soon_after_a_kill(fleet: Fleet, queue: KvQ
     print(f"takeover by a peer: {again.at - killed_at:.2f} s")
 
 
+@pytest.mark.case(88)
 async def test_a_restart_right_after_a_kill_takes_over_soon(fleet: Fleet, queue: KvQueue) -> None:
-    # case 88
     first = await fleet.start()
     message_id = await queue.send_message("work", LONG)
     await fleet.begun(message_id)
@@ -38,8 +40,8 @@ async def test_a_restart_right_after_a_kill_takes_over_soon(fleet: Fleet, queue:
     print(f"takeover after restart: {again.at - killed_at:.2f} s, {again.at - ready_at:.2f} ready")
 
 
+@pytest.mark.case(91)
 async def test_a_kill_spends_no_retry(fleet: Fleet, queue: KvQueue, admin: KvQueueAdmin) -> None:
-    # case 91
     first = await fleet.start(settings={"backoff_schedule_s": []})
     message_id = await queue.send_message("work", LONG, backoff_schedule=[])
     await fleet.begun(message_id)

@@ -123,8 +123,8 @@ def test_the_users_state_is_kept_beside_the_queues(url: str) -> None:
         assert client.app_state.keys() == {"pool", "kvqueue"}
 
 
+@pytest.mark.case(107)
 def test_handlers_start_after_every_consumer_is_known(url: str) -> None:
-    # case 107
     app = FastAPI()
     events, queue = install(app, url)
     queue.add_listener("lifespan by hand", lambda: events.append("handled by hand"))

@@ -60,8 +60,8 @@ async def test_a_server_that_stops_lets_handlers_end_within_the_grace(
     assert "Traceback" not in server.log
 
 
+@pytest.mark.case(97)
 async def test_an_idle_server_stops_at_once(house: House) -> None:
-    # case 97
     server = house.uvicorn()
     await server.started()
 
@@ -155,8 +155,8 @@ async def test_a_forced_end_gives_messages_back_and_the_process_exits(
 # --- starting ---
 
 
+@pytest.mark.case(96)
 def test_six_processes_open_a_fresh_file_at_the_same_time(tmp_path: Path) -> None:
-    # pitfall 14, case 96
     command = [sys.executable, str(HERE / "opener.py")]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     processes = [subprocess.Popen(command, **pipes) for _ in range(6)]  # type: ignore[call-overload]
@@ -196,8 +196,8 @@ async def test_a_start_that_fails_ends_the_server_and_says_why(house: House) -> 
 # --- several processes ---
 
 
+@pytest.mark.case(94)
 async def test_workers_share_a_backlog(house: House, queue: KvQueue) -> None:
-    # case 94, with half of its messages
     ids = await queue.send_messages([("sleep", {"seconds": 0.05})] * 900)
 
     house.uvicorn("--workers", "2", concurrency=10)
@@ -249,10 +249,11 @@ async def test_reload_goes_on_with_the_new_code(house: House) -> None:
 # --- kill -9 ---
 
 
+@pytest.mark.case(88)
+@pytest.mark.case(91)
 async def test_a_restart_right_after_a_kill_delivers_again(
     house: House, admin: KvQueueAdmin
 ) -> None:
-    # case 88, 91
     first = house.uvicorn()
     message_id = await first.send("sleep", seconds=60)
     await house.noted("begun", message_id)
@@ -269,8 +270,8 @@ async def test_a_restart_right_after_a_kill_delivers_again(
     assert "the process that handled it died" in record.errors[0].text
 
 
+@pytest.mark.case(88)
 async def test_a_live_worker_takes_over_from_a_killed_one(house: House) -> None:
-    # case 88
     server = house.uvicorn("--workers", "2")
     await server.started(times=2)
     message_id = await server.send("sleep", seconds=60)

@@ -1,5 +1,0 @@
-import pytest
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "case(number): the case of CONTRACT.md that a test holds")
