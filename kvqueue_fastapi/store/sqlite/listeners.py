@@ -69,7 +69,7 @@ class Listeners:
             connection.execute(sql.DELETE_LISTENER, {"id": listener_id})
         _end(self._present.pop(listener_id, None))
 
-    def bury_the_dead(self, call: "Call[list[tuple[int, str]]]", free: "Call[int]") -> int:
+    def bury_the_dead(self, call: "Call[list[tuple[int, str, int]]]", free: "Call[int]") -> int:
         """Free what dead listeners held. Returns how many messages that were.
 
         Args:
@@ -80,8 +80,8 @@ class Listeners:
             return 0
         rows = call(lambda connection: connection.execute(sql.OTHER_LISTENERS).fetchall())
         freed = 0
-        for listener_id, boot in rows:
-            if listener_id not in self._present and self._is_dead(listener_id, boot):
+        for listener_id, boot, pid in rows:
+            if listener_id not in self._present and self._is_dead(listener_id, boot, pid):
                 freed += free(partial(self._free, listener_id=listener_id))
                 forget(self._path, listener_id)
         return freed
@@ -99,10 +99,10 @@ class Listeners:
         except OSError:  # a file system without locks: the lease alone tells
             return None
 
-    def _is_dead(self, listener_id: int, boot: str) -> bool:
+    def _is_dead(self, listener_id: int, boot: str, pid: int) -> bool:
         if boot.removeprefix(_NO_LOCKS) != self._boot:
             return True
-        return not boot.startswith(_NO_LOCKS) and is_dead(self._path, listener_id)
+        return not boot.startswith(_NO_LOCKS) and is_dead(self._path, listener_id, pid)
 
     def _free(self, connection: sqlite3.Connection, listener_id: int) -> int:
         with write_transaction(connection, self._patience):

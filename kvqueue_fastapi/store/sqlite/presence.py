@@ -41,15 +41,21 @@ class Presence:
         _own.discard((os.getpid(), self._path))
 
 
-def is_dead(database: str, listener_id: int) -> bool:
-    """Whether the process of a listener has ended."""
+def is_dead(database: str, listener_id: int, pid: int) -> bool:
+    """Whether the process of a listener has ended.
+
+    Args:
+        database: the path of its file.
+        listener_id: whose lock to try.
+        pid: the number of its process, for where somebody has removed the lock file.
+    """
     path = lock_path(database, listener_id)
     if (os.getpid(), path) in _own:
         return False
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        return True
+        return not _runs(pid)
     except OSError:  # no right to look: its lease must tell
         return False
     try:
@@ -69,6 +75,18 @@ def forget(database: str, listener_id: int) -> None:
 def lock_path(database: str, listener_id: int) -> str:
     """The lock file of a listener: beside the database, so that it is on the same machine."""
     return f"{database}-listener-{listener_id:016x}"
+
+
+def _runs(pid: int) -> bool:
+    if sys.platform == "win32":  # there, signal 0 is not a question
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it runs, under another user
+        return True
+    return True
 
 
 def _lock(descriptor: int) -> None:

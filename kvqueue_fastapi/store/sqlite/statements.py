@@ -223,7 +223,7 @@ INSERT_LISTENER: Final = """
 INSERT INTO kvqueue_listeners (id, host, boot, pid, since_ms, types)
 VALUES (:id, :host, :boot, :pid, :since_ms, :types)
 """
-OTHER_LISTENERS: Final = "SELECT id, boot FROM kvqueue_listeners"
+OTHER_LISTENERS: Final = "SELECT id, boot, pid FROM kvqueue_listeners"
 RETIRE_LISTENER: Final = "UPDATE kvqueue_listeners SET retired = 1 WHERE id = :id"
 IS_RETIRED: Final = "SELECT 1 FROM kvqueue_listeners WHERE id = :id AND retired = 1"
 DELETE_LISTENER: Final = "DELETE FROM kvqueue_listeners WHERE id = :id"

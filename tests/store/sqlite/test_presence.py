@@ -59,7 +59,7 @@ class Held:
 @pytest.fixture
 def listening(path: Path) -> Iterator[Callable[..., Held]]:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["store.sqlite.opener", "store.sqlite.holder"])
+    context.set_forkserver_preload(["tests.store.sqlite.opener", "tests.store.sqlite.holder"])
     started: list[Held] = []
 
     def start(fork: str = "") -> Held:
@@ -125,6 +125,20 @@ async def test_death_is_noticed_by_the_next_start(
 
     assert _freed(again) == 1
     await again.close()
+
+
+async def test_listener_whose_lock_file_somebody_removed_is_dead_only_with_its_process(
+    store: AnyStore, path: Path, listening: Callable[..., Held]
+) -> None:
+    await send(store, mail())
+    other = listening()
+    (lock_file,) = path.parent.glob(f"{path.name}-listener-*")
+
+    lock_file.unlink()
+    while_it_lives = store.end_leases_of_the_dead()
+    other.end()
+
+    assert (while_it_lives, _freed(store)) == (0, 1)
 
 
 async def test_dead_listener_leaves_no_file(
