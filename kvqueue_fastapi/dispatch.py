@@ -4,6 +4,7 @@ import asyncio
 import logging
 import traceback
 from collections.abc import Callable, Mapping
+from types import TracebackType
 from typing import Any, Final
 
 from anyio import CapacityLimiter
@@ -28,6 +29,7 @@ log = logging.getLogger("kvqueue_fastapi")
 MAX_TEXT_CHARACTERS: Final = 1_000
 MAX_TRACE_CHARACTERS: Final = 8_000
 
+_PACKAGE: Final = __name__.partition(".")[0] + "."
 _PLAIN: Final = Options()
 _NO_HEADERS: Final[Mapping[str, str]] = _PLAIN.headers
 
@@ -188,7 +190,7 @@ class Dispatcher:
             claim.id,
             claim.attempt,
             delay_ms / 1000,
-            exc_info=error,
+            exc_info=_as_raised(error),
             extra=_record(claim),
         )
         return Settlement(
@@ -207,8 +209,22 @@ def failure_of(error: BaseException) -> Failure:
         text = f"{type(error).__name__}: {error}"
     except Exception:  # noqa: BLE001 because an error's own __str__ may fail
         text = type(error).__name__
-    trace = "".join(traceback.format_exception(error))
+    trace = "".join(traceback.format_exception(*_as_raised(error)))
     return Failure(_storable(text[:MAX_TEXT_CHARACTERS]), _storable(trace[-MAX_TRACE_CHARACTERS:]))
+
+
+def _as_raised(
+    error: BaseException,
+) -> tuple[type[BaseException], BaseException, TracebackType | None]:
+    """The error with its traceback from the handler on: how it was called is no news."""
+    frames = error.__traceback__
+    while frames is not None and _is_ours(frames):
+        frames = frames.tb_next
+    return type(error), error, frames or error.__traceback__
+
+
+def _is_ours(frames: TracebackType) -> bool:
+    return str(frames.tb_frame.f_globals.get("__name__", "")).startswith(_PACKAGE)
 
 
 def _given_back(claim: Claim, error: BaseException) -> Settlement:
@@ -227,7 +243,7 @@ def _dead(claim: Claim, error: BaseException, how: str) -> Settlement:
         claim.type,
         claim.id,
         how,
-        exc_info=error,
+        exc_info=_as_raised(error),
         extra=_record(claim),
     )
     return Settlement(

@@ -165,6 +165,7 @@ def around(runtime: Runtime, users: Lifespan[Any]) -> Lifespan[Any]:
 
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncGenerator[Mapping[str, Any]]:
+        """Run the user's lifespan within the queue's."""
         # Again, because it may have been attached after the install.
         refuse_other_injector(app, runtime.injector)
         failure: Exception | None = None

@@ -29,7 +29,7 @@ TIDY_S: Final = 0.4
 """How often claims that wait for a slot are looked at: paused, or waiting for too long."""
 STALE_S: Final = 1.0
 """Claims that have waited so long for a slot go back: others may be free for them."""
-HURRY_S: Final = 2.0
+LAST_CLAIM_S: Final = 2.0
 """How long a claim that waits for a lock may still take when all else has stopped."""
 CANCEL_S: Final = 0.5
 """How long a cancelled handler may take to come to its end."""
@@ -259,7 +259,7 @@ class Listener:
         await self._drain()
         self._store.hurry()
         # What a claim brings now is given back, before the store forgets who holds it.
-        await asyncio.wait([claiming], timeout=HURRY_S)
+        await asyncio.wait([claiming], timeout=LAST_CLAIM_S)
         self._settler.finish()
         if settling.cancelled():
             # An event loop that is ended by force cancels every task that there is.

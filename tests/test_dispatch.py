@@ -407,6 +407,7 @@ async def test_handler_that_another_process_may_have_taken_over_can_tell(tmp_pat
         store = bench.queue._handle.store
         await store._transact(lambda db: db.execute("UPDATE kvqueue_messages SET token = 1"))
         await until(lambda: lost(seen[0]))
+        assert seen[0].lease_lost
         go_on.set()
 
 
@@ -449,3 +450,23 @@ async def test_retry_later_is_counted(tmp_path: Path) -> None:
 
     assert record is not None
     assert (record.attempt, record.deferrals) == (0, 3)
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+async def test_kept_trace_begins_with_the_handler(tmp_path: Path, kind: str) -> None:
+    @on_queue_message("n")
+    async def in_loop() -> None:
+        raise ValueError("here")
+
+    @on_queue_message("n")
+    def in_thread() -> None:
+        raise ValueError("here")
+
+    handler = in_loop if kind == "async" else in_thread
+    async with by_hand(tmp_path, ManualClock(), handler) as hand:
+        settlement = await end(hand)
+
+    assert settlement.failure is not None
+    header, first, *_ = settlement.failure.trace.splitlines()
+    assert header.startswith("Traceback")
+    assert f"in {handler.__name__}" in first

@@ -120,6 +120,7 @@ class _Collection:
         return sorted(dict.fromkeys((*listed, *bound)), key=self._is_implicit)
 
     async def add_function(self, function: Callable[..., Any]) -> None:
+        """Take the handlers of a listed function."""
         name = describe(function)
         marks = marks_of(function)
         if not marks:
@@ -134,6 +135,7 @@ class _Collection:
             await self._add(bind_handler(mark, function, parameters, name=name))
 
     async def add_callback(self, message_type: str, callback: Callable[..., Any]) -> None:
+        """Take a handler that was added by hand."""
         callback = _called(callback)
         name = describe(callback)
         parameters = plan_parameters(inner_function(callback), name=name)
@@ -141,6 +143,7 @@ class _Collection:
         await self._add(bind_handler(mark, callback, parameters, name=name))
 
     async def add_consumer(self, key: Any, *, listed: bool) -> None:
+        """Have the container make a consumer, and take its handlers; once for each class."""
         self.names += decorated_names(key)
         # a class that is bound under two names brings its handlers once
         if self.wiring.implementation(key) in self._classes:

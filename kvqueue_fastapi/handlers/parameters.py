@@ -69,6 +69,7 @@ class _Plan:
     message_hint: Any = Any
 
     def add(self, parameter: Parameter, hint: Any) -> None:
+        """Sort a parameter in by its hint."""
         name = parameter.name
         self._refuse(parameter, hint)
         self.parameters[name] = parameter

@@ -68,7 +68,10 @@ def test_first_example_is_clean_under_a_strict_type_checker(example: Path) -> No
 
 @pytest.mark.parametrize("block", PYTHON_BLOCKS[1:])
 def test_how_to_is_python_and_names_what_there_is(block: str) -> None:
-    compile(textwrap.dedent(block), "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST
+    tree = compile(textwrap.dedent(block), "README.md", "exec", flags=flags)
+
+    assert tree.body
 
 
 def test_names_of_the_package_in_the_text_exist() -> None:

@@ -93,7 +93,7 @@ async def test_a_foreign_lock_holds_messages_up_and_ends_nobody(
 
 async def test_a_program_that_recovers_the_log_stops_nobody_for_good(fleet: Fleet) -> None:
     # What others see of a process that repairs the index after a crash in mid-commit.
-    await fleet.start()
+    listener = await fleet.start()
     foreign = sqlite3.connect(fleet.database, isolation_level=None)
     foreign.execute("BEGIN IMMEDIATE")
     index = os.open(f"{fleet.database}-shm", os.O_RDWR)
@@ -109,6 +109,7 @@ async def test_a_program_that_recovers_the_log_stops_nobody_for_good(fleet: Flee
     os.close(index)
     foreign.close()
     await fleet.ended(1)
+    assert listener.poll() is None
 
 
 def cpu_s(pid: int) -> float:

@@ -77,6 +77,7 @@ async def test_a_thawed_process_goes_on_listening(fleet: Fleet, queue: KvQueue) 
     message_id = await queue.send_message("work", {})
 
     await fleet.ended(message_id, within_s=5)
+    assert [line.pid for line in fleet.ledger.lines("begun", message_id)] == [frozen.pid]
 
 
 async def test_nothing_is_lost_when_a_busy_process_freezes(fleet: Fleet, queue: KvQueue) -> None:

@@ -35,9 +35,11 @@ async def test_what_waits_behind_a_long_handler_goes_to_a_free_peer(
     ids = await queue.send_messages([quick] * 60 + [("work", {"seconds": 60})] + [quick] * 10)
     await fleet.begun(ids[60])
 
-    await fleet.start(settings=settings)
+    peer = await fleet.start(settings=settings)
 
     await fleet.ended(*ids[61:], within_s=10)
+    ended_by = {line.pid for one in ids[61:] for line in fleet.ledger.lines("ended", one)}
+    assert ended_by == {peer.pid}
 
 
 @pytest.mark.case(95)

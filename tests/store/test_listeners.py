@@ -127,7 +127,7 @@ async def test_leaving_listener_wakes_the_others_for_what_it_held(
 
     store.leave_listener(listener)
 
-    await asyncio.wait_for(woken.wait(), 1)
+    assert await asyncio.wait_for(woken.wait(), 1)
 
 
 async def test_nobody_is_woken_after_unsubscribing(store: AnyStore) -> None:

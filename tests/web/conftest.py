@@ -1,13 +1,11 @@
 """What the tests beside the web share: a file for the store, and nothing from the environment."""
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from injector import Injector
 
-from kvqueue_fastapi import KvQueue, KvQueueAdmin, KvQueueModule
 from tests.web.serving import House
 
 
@@ -30,19 +28,5 @@ def house(tmp_path: Path) -> Iterator[House]:
 
 
 @pytest.fixture
-async def injector(house: House) -> AsyncIterator[Injector]:
-    module = KvQueueModule(house.url, listen=False)
-    injector = Injector([module])
-    async with module.running(injector):
-        yield injector
-
-
-@pytest.fixture
-def queue(injector: Injector) -> KvQueue:
-    """Sends from the test's own process."""
-    return injector.get(KvQueue)
-
-
-@pytest.fixture
-def admin(injector: Injector) -> KvQueueAdmin:
-    return injector.get(KvQueueAdmin)
+def shared_database(house: House) -> str:
+    return house.url
