@@ -164,11 +164,17 @@ def envelope(message_type: str, data: str) -> str:
         message_type: its type.
         data: its payload as it is stored; what is no JSON becomes a string.
     """
+    kind = json.dumps(message_type, ensure_ascii=False)
+    return f'{{"type":{kind},"data":{json_text(data)}}}'
+
+
+def json_text(data: str) -> str:
+    """A stored payload as JSON; what is none becomes a string."""
     try:
         from_json(data)
     except ValueError:
-        data = json.dumps(data)
-    return f'{{"type":{json.dumps(message_type, ensure_ascii=False)},"data":{data}}}'
+        return json.dumps(data)
+    return data
 
 
 def _unencodable(data: object, problem: str) -> PayloadError:

@@ -7,7 +7,7 @@ KvQueueError
 ├── HandlerError                a handler or its wiring is wrong; stops the start
 ├── InvalidOptionError          an option is of the wrong type or outside its limits
 ├── InvalidKeyError             a key that the key-value store cannot hold
-├── PayloadError                a payload that cannot be encoded, or is not what its handler takes
+├── PayloadError                a payload or value that cannot be encoded, or is not what is asked
 │   └── PayloadTooLargeError
 ├── IdempotencyConflictError    the same idempotency key with another body
 ├── QueueFullError              `max_pending` messages wait already
@@ -63,21 +63,21 @@ class InvalidKeyError(KvQueueError, TypeError, ValueError):
     """A key is empty, too long, or has a part of a type that keys do not have."""
 
 
-class PayloadError(KvQueueError, ValueError):
-    """A payload cannot be encoded as JSON, or its handler does not accept it."""
+class PayloadError(KvQueueError, TypeError, ValueError):
+    """A payload or value cannot be encoded, or is not what its handler or reader takes."""
 
 
-class PayloadTooLargeError(PayloadError, TypeError):
-    """An encoded payload is larger than `max_payload_bytes`. Nothing was stored.
+class PayloadTooLargeError(PayloadError):
+    """An encoded payload or value is larger than `max_payload_bytes`. Nothing was stored.
 
     Attributes:
-        size_bytes: what the payload takes as UTF-8 JSON.
+        size_bytes: what it takes as it would be stored, JSON in UTF-8.
         limit_bytes: the setting `max_payload_bytes`.
     """
 
-    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+    def __init__(self, size_bytes: int, limit_bytes: int, what: str = "Payload") -> None:
         super().__init__(
-            f"Payload is {size_bytes} bytes, the limit is {limit_bytes}. "
+            f"{what} too large (max {limit_bytes} bytes): it takes {size_bytes} bytes. "
             "Store the body elsewhere and send its key, or raise KVQUEUE_MAX_PAYLOAD_BYTES."
         )
         self.size_bytes = size_bytes
@@ -121,11 +121,24 @@ class QueueFullError(KvQueueError):
 
 
 class LeaseLostError(KvQueueError):
-    """The lease on a message ended: another process may have it now."""
+    """The lease on a message ended: another process may have it now. Nothing was written."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The lease on the message was lost, so nothing was written: its process was frozen "
+            "or cut off, and another one may have the message now. Let the handler end."
+        )
 
 
 class AlreadySettledError(KvQueueError):
-    """The message was settled before."""
+    """A commit of `message.atomic()` has settled the message before. Nothing was written."""
+
+    def __init__(self, message_id: int) -> None:
+        super().__init__(
+            f"Message {message_id} was settled by an earlier commit of message.atomic(), so "
+            "nothing was written. Put all effects into one operation, or use kv.atomic()."
+        )
+        self.message_id = message_id
 
 
 class StoreError(KvQueueError):

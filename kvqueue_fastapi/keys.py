@@ -5,6 +5,7 @@ Idea: the tuple layer of FoundationDB, as Deno KV uses it, byte for byte
 """
 
 import math
+import re
 import struct
 from collections.abc import Sequence
 from typing import Final
@@ -25,6 +26,8 @@ _LONG_POSITIVE: Final = 0x1D
 _DOUBLE: Final = 0x21
 _FALSE: Final = 0x26
 _TRUE: Final = 0x27
+
+_VERSIONSTAMP: Final = re.compile("[0-9a-fA-F]{20}")
 
 _NUL: Final = b"\x00"
 _ESCAPED_NUL: Final = b"\x00\xff"
@@ -96,6 +99,28 @@ def decode_key(data: bytes) -> tuple[KeyPart, ...]:
         part, at = _decode_part(data, at)
         parts.append(part)
     return tuple(parts)
+
+
+def versionstamp_of(version: int) -> str:
+    """How a version is written: 20 hex digits, which sort as the commits did."""
+    return f"{version:016x}0000"
+
+
+def version_of(versionstamp: str) -> int:
+    """The version that `versionstamp_of` wrote; -1, which nothing has, for any other text."""
+    if not _VERSIONSTAMP.fullmatch(versionstamp) or not versionstamp.endswith("0000"):
+        return -1
+    return int(versionstamp[:16], 16)
+
+
+def is_versionstamp(text: object) -> bool:
+    """Whether it is 20 hex digits, in either case of letters."""
+    return isinstance(text, str) and _VERSIONSTAMP.fullmatch(text) is not None
+
+
+def with_versionstamp(encoded: bytes, version: int) -> bytes:
+    """Add a commit's versionstamp to an encoded key, as its last part."""
+    return encoded + _escaped(_STRING, versionstamp_of(version).encode())
 
 
 def _within(encoded: bytes, use: str, limit_bytes: int) -> bytes:

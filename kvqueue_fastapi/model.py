@@ -14,6 +14,10 @@ from typing import Any, Final, NamedTuple
 MAX_TYPE_CHARACTERS: Final = 255
 
 
+BARE_TYPE: Final = "kv.enqueue"
+"""The type of what `Kv.enqueue` sends without an envelope; `Kv.listen_queue` takes it."""
+
+
 def type_problem(value: object) -> str | None:
     """What keeps a value from being a message type, and the remedy; None: nothing does."""
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_TYPE_CHARACTERS:
@@ -69,12 +73,19 @@ class Encoding(IntEnum):
 
 
 class KvSet(NamedTuple):
-    """Store a value under a key."""
+    """Store a value under a key.
+
+    Attributes:
+        expire_in_ms: from the engine's clock at the commit; None: it stays, whatever was said
+            of the value before it.
+        versionstamped: the commit's versionstamp becomes the last part of the key.
+    """
 
     key: bytes
     value: bytes
     encoding: Encoding = Encoding.JSON
-    expires_at_ms: int | None = None
+    expire_in_ms: int | None = None
+    versionstamped: bool = False
 
 
 class KvDelete(NamedTuple):
@@ -83,7 +94,42 @@ class KvDelete(NamedTuple):
     key: bytes
 
 
-Mutation = KvSet | KvDelete
+class Arithmetic(StrEnum):
+    """What to do with a stored number and an operand."""
+
+    SUM = "sum"
+    MIN = "min"
+    MAX = "max"
+
+
+class KvArithmetic(NamedTuple):
+    """Combine the number under a key with another; an absent key becomes the operand.
+
+    Attributes:
+        encoding: of the operand: `U64`, which wraps at 2^64, or `JSON`, which can only be summed.
+    """
+
+    key: bytes
+    arithmetic: Arithmetic
+    operand: int | float
+    encoding: Encoding = Encoding.U64
+
+
+Mutation = KvSet | KvDelete | KvArithmetic
+
+
+class Stored(NamedTuple):
+    """A key as it is found.
+
+    Attributes:
+        expires_in_ms: how long it will still be found; None: it stays.
+    """
+
+    key: bytes
+    value: bytes
+    encoding: int
+    version: int
+    expires_in_ms: int | None = None
 
 
 class Outcome(IntEnum):
@@ -125,12 +171,17 @@ class Settlement(NamedTuple):
 
 
 class AtomicWrite(NamedTuple):
-    """The one way to change the store: all of it or nothing."""
+    """The one way to change the store: all of it or nothing.
+
+    Attributes:
+        versioned: it is to have a version, also where it writes no key.
+    """
 
     checks: Sequence[Check] = ()
     mutations: Sequence[Mutation] = ()
     sends: Sequence[Send] = ()
     settlements: Sequence[Settlement] = ()
+    versioned: bool = False
 
 
 class Committed(NamedTuple):
@@ -139,7 +190,8 @@ class Committed(NamedTuple):
     Attributes:
         ok: False: a check failed and nothing was written.
         message_ids: one for each send, in their order.
-        version: of the keys that it wrote; None where it wrote none.
+        version: larger than that of any commit before it; None where it wrote no key and
+            none was asked for.
     """
 
     ok: bool

@@ -12,12 +12,17 @@ from kvqueue_fastapi.model import (
     MessageRecord,
     Query,
     Settlement,
+    Stored,
     TypeCounts,
     Wanted,
 )
 
 MAX_WANTED: Final = 16
 """More types in one claim make it slow; listeners with more take turns among them."""
+
+
+MAX_READ_KEYS: Final = 1_024
+"""More keys are no longer read in one go, at one moment."""
 
 
 class Clock(Protocol):
@@ -110,11 +115,27 @@ class Store(Protocol):
         """How many messages wait, counted to about `most`."""
         ...
 
+    async def get(self, keys: Sequence[bytes]) -> list[Stored | None]:
+        """What is stored under each of at most `MAX_READ_KEYS` keys, at one moment."""
+        ...
+
+    async def scan(self, start: bytes, end: bytes, *, limit: int, reverse: bool) -> list[Stored]:
+        """The first keys from `start` to before `end`, or the last ones, from the end."""
+        ...
+
+    async def last_version(self) -> int:
+        """That of the last commit that had one."""
+        ...
+
     def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
         """Call `wake` on the event loop when something may have become claimable.
 
         Returns: what ends the subscription.
         """
+        ...
+
+    def subscribe_to_keys(self, wake: Callable[[], None]) -> Callable[[], None]:
+        """Call `wake` on the event loop when some key may have changed; as `subscribe`."""
         ...
 
     async def enter_listener(self, types: Sequence[str]) -> int:

@@ -99,7 +99,7 @@ async def test_giving_up_writes_the_envelope_under_all_keys_in_one_version(tmp_p
     keys = [("lost", 1), ("audit", "orders", b"\0")]
     clock = ManualClock()
     async with by_hand(tmp_path, clock, fails, backoff_schedule_s=(0.01,)) as hand:
-        old = KvSet(encode_key_for_write(keys[0]), b"1", expires_at_ms=clock.now_ms + 10**9)
+        old = KvSet(encode_key_for_write(keys[0]), b"1", expire_in_ms=10**9)
         await hand.store.commit(AtomicWrite(mutations=[old]))
         await hand.store.commit(AtomicWrite(sends=[undelivered("fails", keys)]))
         await deliveries(hand, clock, until_ms=200)

@@ -103,7 +103,7 @@ async def test_mutations_apply_in_their_order(store: AnyStore) -> None:
 
 
 async def test_expired_key_counts_as_absent(store: AnyStore, clock: ManualClock) -> None:
-    version = await put(store, KvSet(b"k", b"1", expires_at_ms=clock.now_ms + 10))
+    version = await put(store, KvSet(b"k", b"1", expire_in_ms=10))
 
     clock.pass_ms(9)
     before = await holds(store, b"k", version)
@@ -114,7 +114,7 @@ async def test_expired_key_counts_as_absent(store: AnyStore, clock: ManualClock)
 
 
 async def test_plain_set_takes_the_expiry_away(store: AnyStore, clock: ManualClock) -> None:
-    await put(store, KvSet(b"k", b"1", expires_at_ms=clock.now_ms + 10))
+    await put(store, KvSet(b"k", b"1", expire_in_ms=10))
     version = await put(store, KvSet(b"k", b"2"))
 
     clock.pass_ms(10)

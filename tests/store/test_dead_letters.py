@@ -90,7 +90,7 @@ async def test_undelivered_keys_hold_what_sends_the_message_again(store: AnyStor
 
 
 async def test_undelivered_keys_overwrite_what_was_there(store: AnyStore) -> None:
-    await store.commit(AtomicWrite(mutations=[KvSet(b"k1", b"1", expires_at_ms=1)]))
+    await store.commit(AtomicWrite(mutations=[KvSet(b"k1", b"1", expire_in_ms=1)]))
     await send(store, mail("2", options=KEYS))
     (held,) = await claim(store)
 

@@ -55,8 +55,8 @@ async def test_idempotency_key_goes_when_its_window_ends(
 
 async def test_key_goes_when_it_expires(store: AnyStore, clock: ManualClock) -> None:
     sets = [
-        KvSet(b"old", b"1", expires_at_ms=clock.now_ms + 10),
-        KvSet(b"young", b"1", expires_at_ms=clock.now_ms + 11),
+        KvSet(b"old", b"1", expire_in_ms=10),
+        KvSet(b"young", b"1", expire_in_ms=11),
         KvSet(b"lasting", b"1"),
     ]
     version = (await store.commit(AtomicWrite(mutations=sets))).version

@@ -15,7 +15,7 @@ from kvqueue_fastapi.store.sqlite.connection import (
     store_error,
     write_transaction,
 )
-from kvqueue_fastapi.store.sqlite.keys import apply_mutations, checks_hold
+from kvqueue_fastapi.store.sqlite.keys import Keys
 from kvqueue_fastapi.store.sqlite.leases import Undertaker
 from kvqueue_fastapi.store.sqlite.sends import insert, insert_once
 from kvqueue_fastapi.store.sqlite.settlements import settle_singly, settle_together
@@ -27,14 +27,20 @@ class Answers(NamedTuple):
     Attributes:
         answers: to each request, in order; an exception is an answer.
         changed: whether something may have become claimable, now or at a known time.
+        keys_changed: whether a watched key may read otherwise.
     """
 
     answers: list[Any]
     changed: bool
+    keys_changed: bool
 
 
 class _Replay(Exception):  # noqa: N818 because it is a signal within this file
     """The batch cannot be done together."""
+
+
+class _CheckFailed(Exception):  # noqa: N818 because it is a signal within this file
+    """A write is not to be done."""
 
 
 class Batch:
@@ -64,7 +70,9 @@ class Batch:
         except Exception:  # noqa: BLE001 because whose error it is shows when each is alone
             answers = self._one_by_one(connection, requests)
         _tell_of_claims(requests, answers)
-        return Answers(answers, any(map(_may_change, requests)))
+        return Answers(
+            answers, any(map(_may_change, requests)), any(map(_may_change_keys, requests))
+        )
 
     def ready_types(self, connection: sqlite3.Connection, after: str, limit: int) -> list[str]:
         """Types with something to claim, in order, beginning behind `after`."""
@@ -82,19 +90,22 @@ class Batch:
     def _together(self, connection: sqlite3.Connection, requests: Sequence[Request]) -> list[Any]:
         now_ms, steady_ms = self._clock.wall_ms(), self._clock.steady_ms()
         answers: list[Any] = [None] * len(requests)
-        plain = _PlainSends(connection, answers, now_ms)
+        gathered = _Gathered(connection, answers, now_ms)
+        gathered.read_for(requests)
         for index, request in enumerate(requests):
             if isinstance(request, AtomicWrite):
                 if _is_plain(request):
-                    plain.add(index, request.sends)
+                    gathered.add(index, request)
                     continue
-                plain.flush()
+                gathered.flush()
                 answers[index] = self._write(connection, request, now_ms)
             elif isinstance(request, SettleRequest):
+                if any(map(_writes_keys, request.settlements)):
+                    gathered.flush()
                 answers[index] = settle_together(connection, request.settlements, now_ms)
                 if answers[index] is None:
                     raise _Replay
-        plain.flush()
+        gathered.flush()
         # Claims come last, so that they see all that the batch has made ready.
         for index, request in enumerate(requests):
             if isinstance(request, ClaimRequest):
@@ -168,48 +179,82 @@ def _read(
     return patiently(lambda: connection.execute(statement, names).fetchall(), patience)
 
 
-class _PlainSends:
-    """Sends that cannot fail by themselves, gathered into one insert in the order they came."""
+class _Gathered:
+    """Writes that fail before they change anything, gathered in the order in which they came.
+
+    Their sends become one insert, and their keys are written together.
+    """
 
     def __init__(self, connection: sqlite3.Connection, answers: list[Any], now_ms: int) -> None:
         self._connection = connection
         self._answers = answers
         self._now_ms = now_ms
+        self._keys = Keys(connection, now_ms)
         self._sends: list[Send] = []
-        self._owners: list[tuple[int, int]] = []
+        self._owners: list[tuple[int, int, int | None]] = []
 
-    def add(self, index: int, sends: Sequence[Send]) -> None:
-        self._owners.append((index, len(sends)))
-        self._sends.extend(sends)
+    def read_for(self, requests: Sequence[Request]) -> None:
+        self._keys.read_for(one for one in requests if isinstance(one, AtomicWrite))
+
+    def add(self, index: int, write: AtomicWrite) -> None:
+        version = None
+        if write.checks or write.mutations or write.settlements or write.versioned:
+            try:
+                version = self._change(write)
+            except _CheckFailed:
+                self._answers[index] = Committed(ok=False)
+                return
+            except KvQueueError as error:
+                self._answers[index] = error
+                return
+        self._owners.append((index, len(write.sends), version))
+        self._sends.extend(write.sends)
 
     def flush(self) -> None:
-        if not self._sends:
-            return
-        ids = insert(self._connection, self._sends, self._now_ms)
+        self._keys.flush()
+        ids = insert(self._connection, self._sends, self._now_ms) if self._sends else []
         start = 0
-        for index, count in self._owners:
-            self._answers[index] = Committed(ok=True, message_ids=ids[start : start + count])
+        for index, count, version in self._owners:
+            self._answers[index] = Committed(True, ids[start : start + count], version)
             start += count
         self._sends, self._owners = [], []
 
+    def _change(self, write: AtomicWrite) -> int | None:
+        changes = self._keys.plan(write)
+        if changes is None:
+            raise _CheckFailed
+        # The last thing that can fail, and it changes nothing then.
+        if not all(settle_singly(self._connection, write.settlements, self._now_ms)):
+            raise LeaseLostError
+        self._keys.accept(changes)
+        return changes.version
+
 
 def _is_plain(write: AtomicWrite) -> bool:
-    if write.checks or write.mutations or write.settlements or not write.sends:
+    """Whether it can fail only before it has changed anything in the database."""
+    if write.settlements and not _is_simply_done(write.settlements):
         return False
     if len(write.sends) == 1:
         return write.sends[0].idempotency is None
     return all(send.idempotency is None for send in write.sends)
 
 
+def _is_simply_done(settlements: Sequence[Settlement]) -> bool:
+    return len(settlements) == 1 and settlements[0].outcome is Outcome.DONE
+
+
 def _write_all(connection: sqlite3.Connection, write: AtomicWrite, now_ms: int) -> Committed:
-    if not checks_hold(connection, write.checks, now_ms):
+    keys = Keys(connection, now_ms)
+    keys.read_for([write])
+    changes = keys.plan(write)
+    if changes is None:
         return Committed(ok=False)
+    keys.accept(changes)
+    keys.flush()
     if not all(settle_singly(connection, write.settlements, now_ms)):
-        msg = "The lease on the message was lost; nothing was written."
-        raise LeaseLostError(msg)
-    version = apply_mutations(connection, write.mutations)
+        raise LeaseLostError
     ids = [insert_once(connection, send, now_ms) for send in write.sends]
-    return Committed(ok=True, message_ids=ids, version=version)
+    return Committed(ok=True, message_ids=ids, version=changes.version)
 
 
 def _tell_of_claims(requests: Sequence[Request], answers: Sequence[Any]) -> None:
@@ -224,6 +269,16 @@ def _may_change(request: Request) -> bool:
     if isinstance(request, SettleRequest):
         return any(map(_frees, request.settlements))
     return False
+
+
+def _may_change_keys(request: Request) -> bool:
+    if isinstance(request, AtomicWrite):
+        return bool(request.mutations or any(map(_writes_keys, request.settlements)))
+    return isinstance(request, SettleRequest) and any(map(_writes_keys, request.settlements))
+
+
+def _writes_keys(settlement: Settlement) -> bool:
+    return settlement.outcome is Outcome.DEAD
 
 
 def _frees(settlement: Settlement) -> bool:

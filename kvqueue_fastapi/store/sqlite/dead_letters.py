@@ -2,11 +2,11 @@
 
 import sqlite3
 
-from kvqueue_fastapi.codec import decode_options, envelope
+from kvqueue_fastapi.codec import decode_options, envelope, json_text
 from kvqueue_fastapi.errors import PayloadError
-from kvqueue_fastapi.model import Encoding, Failure, KvSet
+from kvqueue_fastapi.model import BARE_TYPE, Encoding, Failure, KvSet
 from kvqueue_fastapi.store.sqlite import statements as sql
-from kvqueue_fastapi.store.sqlite.keys import apply_mutations
+from kvqueue_fastapi.store.sqlite.keys import write_keys
 
 Row = tuple[int, str, str, str | None, str | None, int]
 """Of a message: id, type, data, options, ordering_key, crashes."""
@@ -36,9 +36,15 @@ def bury(
         },
     )
     connection.execute(sql.DELETE_MESSAGE, {"id": message_id})
-    value = envelope(message_type, data).encode()
+    value = _undelivered_value(message_type, data)
     sets = [KvSet(key, value, Encoding.JSON) for key in _undelivered_keys(options)]
-    apply_mutations(connection, sets)
+    write_keys(connection, sets, now_ms)
+
+
+def _undelivered_value(message_type: str, data: str) -> bytes:
+    """What `Kv.enqueue` would send again."""
+    text = json_text(data) if message_type == BARE_TYPE else envelope(message_type, data)
+    return text.encode()
 
 
 def _undelivered_keys(options: str | None) -> tuple[bytes, ...]:

@@ -4,12 +4,27 @@ import asyncio
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from kvqueue_fastapi.model import AtomicWrite, Claimed, Committed, Settlement, Wanted
+from kvqueue_fastapi.model import (
+    AtomicWrite,
+    Claimed,
+    Committed,
+    KvSet,
+    Settlement,
+    Stored,
+    Wanted,
+)
 from kvqueue_fastapi.settings import KvQueueSettings
-from kvqueue_fastapi.store.base import ClaimRequest, Clock, Request, SettleRequest, Taken
+from kvqueue_fastapi.store.base import (
+    MAX_READ_KEYS,
+    ClaimRequest,
+    Clock,
+    Request,
+    SettleRequest,
+    Taken,
+)
 from kvqueue_fastapi.store.sqlite import statements as sql
 from kvqueue_fastapi.store.sqlite.admin import SqliteAdmin
 from kvqueue_fastapi.store.sqlite.batch import Batch
@@ -21,6 +36,7 @@ from kvqueue_fastapi.store.sqlite.connection import (
     write_transaction,
 )
 from kvqueue_fastapi.store.sqlite.database_thread import DatabaseThread
+from kvqueue_fastapi.store.sqlite.keys import in_parts, stored
 from kvqueue_fastapi.store.sqlite.leases import Undertaker, extend
 from kvqueue_fastapi.store.sqlite.listeners import Listeners
 from kvqueue_fastapi.store.sqlite.location import MEMORY, path_of, refuse_network
@@ -61,7 +77,10 @@ class SqliteStore:
         )
         self._loop = asyncio.get_running_loop()
         self._wakes: list[Callable[[], None]] = []
+        self._key_wakes: list[Callable[[], None]] = []
         self._writer: Writer[Request] = Writer(self._apply)
+        # Gathered as writes are: a hundred that read at once share one hop between threads.
+        self._getter: Writer[Sequence[bytes]] = Writer(self._get_together)
         self._users = 1
         self._closing = False
         self._users_lock = threading.Lock()
@@ -96,6 +115,9 @@ class SqliteStore:
     async def commit(self, write: AtomicWrite) -> Committed:
         """Write all of it durably, or nothing."""
         size_bytes = sum(len(send.data) for send in write.sends)
+        for mutation in write.mutations:
+            if isinstance(mutation, KvSet):
+                size_bytes += len(mutation.value)
         answer: Committed = await self._writer.submit(write, size_bytes)
         return answer
 
@@ -136,17 +158,29 @@ class SqliteStore:
         rows = await self._fetch(sql.COUNT_PENDING, {"most": most})
         return int(rows[0][0])
 
+    async def get(self, keys: Sequence[bytes]) -> list[Stored | None]:
+        """What is stored under each of at most `MAX_READ_KEYS` keys, at one moment."""
+        found: list[Stored | None] = await self._getter.submit(keys)
+        return found
+
+    async def scan(self, start: bytes, end: bytes, *, limit: int, reverse: bool) -> list[Stored]:
+        """The first keys from `start` to before `end`, or the last ones, from the end."""
+        now_ms = self._clock.wall_ms()
+        names = {"start": start, "end": end, "limit": limit, "now_ms": now_ms}
+        statement = sql.LIST_KEYS_BACKWARDS if reverse else sql.LIST_KEYS
+        return [stored(row, now_ms) for row in await self._reader.fetch_all(statement, names)]
+
+    async def last_version(self) -> int:
+        """That of the last commit that had one."""
+        return int((await self._reader.fetch_all(sql.LAST_VERSION, ()))[0][0])
+
     def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
         """Call `wake` on the event loop when something may have become claimable."""
-        self._wakes.append(wake)
-        self._thread.watch(self._foreign_change)
+        return self._subscribe(self._wakes, wake)
 
-        def unsubscribe() -> None:
-            self._wakes.remove(wake)
-            if not self._wakes:
-                self._thread.watch(None)
-
-        return unsubscribe
+    def subscribe_to_keys(self, wake: Callable[[], None]) -> Callable[[], None]:
+        """Call `wake` on the event loop when some key may have changed."""
+        return self._subscribe(self._key_wakes, wake)
 
     async def enter_listener(self, types: Sequence[str]) -> int:
         """Say that this process listens, and show a mark of life. Returns its id."""
@@ -221,6 +255,7 @@ class SqliteStore:
         self.hurry()
         try:
             await self._writer.close()
+            await self._getter.close()
         finally:
             # Whatever happens, because the reader's thread would keep the process alive.
             try:
@@ -230,12 +265,41 @@ class SqliteStore:
                     await asyncio.to_thread(self.let_go)
 
     async def _apply(self, requests: Sequence[Request]) -> list[object]:
-        answers, changed = await self._run(
+        answers, changed, keys_changed = await self._run(
             lambda connection: self._batch.apply(connection, requests)
         )
         if changed:
-            self._wake()
+            _call_all(self._wakes)
+        if keys_changed:
+            _call_all(self._key_wakes)
         return answers
+
+    async def _get_together(self, requests: Sequence[Sequence[bytes]]) -> list[object]:
+        answers: list[object] = []
+        for group in _grouped(requests):
+            now_ms = self._clock.wall_ms()
+            wanted = list(dict.fromkeys(key for keys in group for key in keys))
+            found: dict[bytes, Stored] = {}
+            # One part, because no group is larger: what a caller gets is of one moment.
+            for part, statement in in_parts(wanted, sql.READ_KEYS):
+                for row in await self._reader.fetch_all(statement, part):
+                    if row[4] is None or row[4] > now_ms:
+                        found[row[0]] = stored(row, now_ms)
+            answers += [[found.get(key) for key in keys] for keys in group]
+        return answers
+
+    def _subscribe(
+        self, wakes: list[Callable[[], None]], wake: Callable[[], None]
+    ) -> Callable[[], None]:
+        wakes.append(wake)
+        self._thread.watch(self._foreign_change)
+
+        def unsubscribe() -> None:
+            wakes.remove(wake)
+            if not self._wakes and not self._key_wakes:
+                self._thread.watch(None)
+
+        return unsubscribe
 
     async def _transact(self, work: Callable[[sqlite3.Connection], R]) -> R:
         def durably(connection: sqlite3.Connection) -> R:
@@ -274,5 +338,23 @@ class SqliteStore:
             return
 
     def _wake(self) -> None:
-        for wake in self._wakes:
-            wake()
+        _call_all(self._wakes)
+        _call_all(self._key_wakes)
+
+
+def _call_all(wakes: Sequence[Callable[[], None]]) -> None:
+    for wake in tuple(wakes):
+        wake()
+
+
+def _grouped(requests: Sequence[Sequence[bytes]]) -> Iterator[list[Sequence[bytes]]]:
+    """In groups of which each can be read by one statement."""
+    group: list[Sequence[bytes]] = []
+    size = 0
+    for keys in requests:
+        if size + len(keys) > MAX_READ_KEYS:
+            yield group
+            group, size = [], 0
+        group.append(keys)
+        size += len(keys)
+    yield group

@@ -1,7 +1,7 @@
 """Reads beside the writing thread."""
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,10 +13,14 @@ from kvqueue_fastapi.store.sqlite.database_thread import DatabaseThread
 from kvqueue_fastapi.store.sqlite.location import MEMORY
 
 
+Values = Mapping[str, Any] | Sequence[Any]
+"""Of a statement's parameters, by name or by position."""
+
+
 class Reader(Protocol):
     """Reads whole results, each of one moment."""
 
-    async def fetch_all(self, statement: str, names: Mapping[str, Any]) -> list[Any]:
+    async def fetch_all(self, statement: str, values: Values) -> list[Any]:
         """All rows of a query."""
         ...
 
@@ -55,12 +59,12 @@ class FileReader:
             raise
         return reader
 
-    async def fetch_all(self, statement: str, names: Mapping[str, Any]) -> list[Any]:
+    async def fetch_all(self, statement: str, values: Values) -> list[Any]:
         """All rows of a query, in one hop: a cursor left open would block a checkpoint."""
         if self._closed:
             raise KvQueueClosedError
         try:
-            return list(await self._connection.execute_fetchall(statement, dict(names)))
+            return list(await self._connection.execute_fetchall(statement, values))
         except sqlite3.Error as error:
             raise store_error(error, self._path) from error
 
@@ -76,11 +80,11 @@ class ThreadReader:
     def __init__(self, thread: DatabaseThread) -> None:
         self._thread = thread
 
-    async def fetch_all(self, statement: str, names: Mapping[str, Any]) -> list[Any]:
+    async def fetch_all(self, statement: str, values: Values) -> list[Any]:
         """All rows of a query."""
         try:
             return await self._thread.run(
-                lambda connection: connection.execute(statement, dict(names)).fetchall()
+                lambda connection: connection.execute(statement, values).fetchall()
             )
         except sqlite3.Error as error:
             raise store_error(error, MEMORY) from error

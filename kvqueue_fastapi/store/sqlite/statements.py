@@ -230,19 +230,31 @@ DELETE_LISTENER: Final = "DELETE FROM kvqueue_listeners WHERE id = :id"
 
 # --- key-value -----------------------------------------------------------------------------
 
-NEXT_VERSION: Final = "UPDATE kvqueue_schema SET kv_version = kv_version + 1 RETURNING kv_version"
-KEY_VERSION: Final = """
-SELECT version FROM kvqueue_kv
- WHERE key = :key AND (expires_at_ms IS NULL OR expires_at_ms > :now_ms)
-"""
-SET_KEY: Final = """
-INSERT INTO kvqueue_kv (key, value, encoding, version, expires_at_ms)
-VALUES (:key, :value, :encoding, :version, :expires_at_ms)
+LAST_VERSION: Final = "SELECT kv_version FROM kvqueue_schema"
+SET_LAST_VERSION: Final = "UPDATE kvqueue_schema SET kv_version = :version"
+
+READ_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024)
+_KEY_FIELDS: Final = "key, value, encoding, version, expires_at_ms"
+_READ: Final = f"SELECT {_KEY_FIELDS} FROM kvqueue_kv WHERE key IN "  # noqa: S608 because the parts are constants
+# One statement is one snapshot; a key that is named twice is found once.
+READ_KEYS: Final = {size: f"{_READ} ({', '.join('?' * size)})" for size in READ_SIZES}
+_SET: Final = f"INSERT INTO kvqueue_kv ({_KEY_FIELDS}) VALUES "
+_OVER: Final = """
     ON CONFLICT (key) DO UPDATE
    SET value = excluded.value, encoding = excluded.encoding, version = excluded.version,
        expires_at_ms = excluded.expires_at_ms
 """
-DELETE_KEY: Final = "DELETE FROM kvqueue_kv WHERE key = :key"
+SET_KEYS: Final = {
+    size: _SET + ", ".join(["(?, ?, ?, ?, ?)"] * size) + _OVER for size in INSERT_SIZES
+}
+_DELETE: Final = "DELETE FROM kvqueue_kv WHERE key IN "
+DELETE_KEYS: Final = {size: f"{_DELETE} ({', '.join('?' * size)})" for size in READ_SIZES}
+_RANGE: Final = f"""
+SELECT {_KEY_FIELDS} FROM kvqueue_kv
+ WHERE key >= :start AND key < :end AND (expires_at_ms IS NULL OR expires_at_ms > :now_ms)
+"""  # noqa: S608 because the parts are constants
+LIST_KEYS: Final = f"{_RANGE} ORDER BY key LIMIT :limit"
+LIST_KEYS_BACKWARDS: Final = f"{_RANGE} ORDER BY key DESC LIMIT :limit"
 
 # --- keeping -------------------------------------------------------------------------------
 
