@@ -1,7 +1,9 @@
 """A durable message queue inside a FastAPI app, wired by dependency injection."""
 
 from kvqueue_fastapi.admin import KvQueueAdmin, Page
-from kvqueue_fastapi.depends import Injected, KvQueueDep, get_kv_queue
+from kvqueue_fastapi.atomic import AtomicOperation
+from kvqueue_fastapi.depends import Injected, KvDep, KvQueueDep, get_kv, get_kv_queue
+from kvqueue_fastapi.entries import KvCommit, KvEntry, KvListEntry
 from kvqueue_fastapi.errors import (
     AlreadySettledError,
     HandlerError,
@@ -24,21 +26,32 @@ from kvqueue_fastapi.errors import (
 )
 from kvqueue_fastapi.handlers.consumers import contribute_consumers
 from kvqueue_fastapi.handlers.decorator import on_queue_message
+from kvqueue_fastapi.keys import Key, KeyPart, commit_versionstamp
+from kvqueue_fastapi.kv import Kv
 from kvqueue_fastapi.message import Message
 from kvqueue_fastapi.model import AttemptError, ListenerRecord, MessageRecord, State, TypeCounts
 from kvqueue_fastapi.module import KvQueueModule
 from kvqueue_fastapi.outgoing import OutgoingMessage, SendOptions
 from kvqueue_fastapi.queue import KvQueue
 from kvqueue_fastapi.settings import KvQueueSettings
+from kvqueue_fastapi.values import KvU64
 
 __all__ = [
     "AlreadySettledError",
+    "AtomicOperation",
     "AttemptError",
     "HandlerError",
     "IdempotencyConflictError",
     "Injected",
     "InvalidKeyError",
     "InvalidOptionError",
+    "Key",
+    "KeyPart",
+    "Kv",
+    "KvCommit",
+    "KvDep",
+    "KvEntry",
+    "KvListEntry",
     "KvQueue",
     "KvQueueAdmin",
     "KvQueueClosedError",
@@ -47,6 +60,7 @@ __all__ = [
     "KvQueueModule",
     "KvQueueNotStartedError",
     "KvQueueSettings",
+    "KvU64",
     "LeaseLostError",
     "ListenerRecord",
     "Message",
@@ -65,7 +79,9 @@ __all__ = [
     "StoreBusyError",
     "StoreError",
     "TypeCounts",
+    "commit_versionstamp",
     "contribute_consumers",
+    "get_kv",
     "get_kv_queue",
     "on_queue_message",
 ]

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final, Self
 
 from kvqueue_fastapi.errors import InvalidOptionError, KvQueueError
-from kvqueue_fastapi.handlers.table import Handler
 from kvqueue_fastapi.model import (
     ListenerRecord,
     MessageRecord,
@@ -45,7 +44,7 @@ class KvQueueAdmin:
     and can throw messages away.
     """
 
-    def __init__(self, *, handle: StoreHandle[Handler]) -> None:
+    def __init__(self, *, handle: StoreHandle) -> None:
         self._handle = handle
 
     async def counts(self) -> list[TypeCounts]:

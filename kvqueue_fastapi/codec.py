@@ -1,4 +1,4 @@
-"""What a message carries, as the text that is stored, and back."""
+"""What a message carries, and a value that is JSON, as the text that is stored, and back."""
 
 import json
 from collections.abc import Mapping
@@ -16,6 +16,10 @@ MAX_HEADERS_BYTES: Final = 8 * 1024
 
 _MAX_NESTING: Final = 200
 """What pydantic's JSON reader takes; its writer goes to 254."""
+_REMEDIES: Final = {
+    "Payload": "Send what its handler takes, or let the handler take it.",
+    "Value": "Read it as what was set, or set it anew.",
+}
 _SHOWN_PROBLEMS: Final = 3
 _SHOWN_CHARS: Final = 300
 
@@ -31,7 +35,7 @@ class _StoredOptions(BaseModel):
     keys_if_undelivered: list[str] = Field(default_factory=list)
 
 
-def encode_payload(data: Any, limit_bytes: int) -> str:
+def encode_payload(data: Any, limit_bytes: int, what: str = "Payload") -> str:
     """Encode a payload as JSON, which a `TypeAdapter` of its type reads back.
 
     Models go in by alias and without computed fields. Keys of a dict become strings. Bytes have
@@ -42,6 +46,7 @@ def encode_payload(data: Any, limit_bytes: int) -> str:
     Args:
         data: models, dataclasses, dicts, lists, and whatever else pydantic serialises.
         limit_bytes: what the payload may take as UTF-8 JSON.
+        what: it is called in an error.
 
     Raises:
         PayloadError: the data cannot be encoded, or is nested more than 200 deep.
@@ -50,21 +55,22 @@ def encode_payload(data: Any, limit_bytes: int) -> str:
     try:
         encoded = to_json(data, round_trip=True, by_alias=True)
     except Exception as exc:  # because a model's own serialiser may raise anything
-        raise _unencodable(data, str(exc)) from exc
+        raise _unencodable(data, str(exc), what) from exc
     if len(encoded) > limit_bytes:
-        raise PayloadTooLargeError(len(encoded), limit_bytes)
+        raise PayloadTooLargeError(len(encoded), limit_bytes, what)
     # counted first, because reading back costs more than writing
     if len(encoded) > _MAX_NESTING and encoded.count(b"[") + encoded.count(b"{") > _MAX_NESTING:
-        _refuse_unreadable(data, encoded)
+        _refuse_unreadable(data, encoded, what)
     return encoded.decode()
 
 
-def decode_payload(text: str, adapter: TypeAdapter[Any] | None) -> Any:
+def decode_payload(text: str, adapter: TypeAdapter[Any] | None, what: str = "Payload") -> Any:
     """Decode a payload and check it.
 
     Args:
         text: stored JSON.
         adapter: of the type that the handler takes; None: whatever the JSON holds.
+        what: it is called in an error.
 
     Raises:
         PayloadError: it is no JSON, or not what the adapter takes; at most three of the
@@ -73,15 +79,12 @@ def decode_payload(text: str, adapter: TypeAdapter[Any] | None) -> Any:
     try:
         return from_json(text) if adapter is None else adapter.validate_json(text)
     except ValidationError as exc:
-        msg = (
-            f"Payload does not fit {exc.title}: {_problems(exc)}. "
-            "Send what its handler takes, or let the handler take it."
-        )
+        msg = f"{what} does not fit {exc.title}: {_problems(exc)}. {_REMEDIES[what]}"
         raise PayloadError(msg) from exc
     except Exception as exc:  # because a model's own validator may raise anything
         msg = (
-            f"Payload cannot be decoded: {type(exc).__name__}: {exc!s:.{_SHOWN_CHARS}}. "
-            "Send JSON that its handler takes."
+            f"{what} cannot be decoded: {type(exc).__name__}: {exc!s:.{_SHOWN_CHARS}}. "
+            f"{_REMEDIES[what]}"
         )
         raise PayloadError(msg) from exc
 
@@ -177,20 +180,20 @@ def json_text(data: str) -> str:
     return data
 
 
-def _unencodable(data: object, problem: str) -> PayloadError:
+def _unencodable(data: object, problem: str, what: str) -> PayloadError:
     return PayloadError(
-        f"Payload of type {type(data).__qualname__} cannot be encoded as JSON: "
+        f"{what} of type {type(data).__qualname__} cannot be encoded as JSON: "
         f"{problem:.{_SHOWN_CHARS}}. "
         "Send models, dataclasses, dicts, lists, str, numbers, bool or None."
     )
 
 
-def _refuse_unreadable(data: object, encoded: bytes) -> None:
+def _refuse_unreadable(data: object, encoded: bytes, what: str) -> None:
     try:
         from_json(encoded)
     except ValueError as exc:
         problem = f"nobody could read it: {exc}; {_MAX_NESTING} levels are the limit"
-        raise _unencodable(data, problem) from exc
+        raise _unencodable(data, problem, what) from exc
 
 
 def _problems(error: ValidationError) -> str:

@@ -1,4 +1,4 @@
-"""What routes ask for: `KvQueueDep`, `Injected`."""
+"""What routes ask for: `KvQueueDep`, `KvDep`, `Injected`."""
 
 from collections.abc import Awaitable, Callable
 from functools import cache
@@ -8,6 +8,7 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from kvqueue_fastapi.errors import NotInstalledError
+from kvqueue_fastapi.kv import Kv
 from kvqueue_fastapi.lifespan import STATE_KEY, Runtime
 from kvqueue_fastapi.queue import KvQueue
 
@@ -28,15 +29,26 @@ async def get_kv_queue(connection: HTTPConnection) -> KvQueue:
     return runtime.queue
 
 
+async def get_kv(connection: HTTPConnection) -> Kv:
+    """Give a route the key-value store of its app; else as `get_kv_queue`."""
+    runtime = _runtime(connection)
+    runtime.require_open()
+    return runtime.kv
+
+
 KvQueueDep = Annotated[KvQueue, Depends(get_kv_queue)]
 """A route's parameter: `queue: KvQueueDep`."""
+
+KvDep = Annotated[Kv, Depends(get_kv)]
+"""A route's parameter: `kv: KvDep`."""
 
 
 def Injected(interface: Any) -> Any:  # noqa: N802 because it stands where Depends does
     """Have the container give a route something.
 
     The same interface always gives the same dependency, so that it can be replaced in tests:
-    `app.dependency_overrides[Injected(Shop).dependency]`; for `KvQueue` that is `get_kv_queue`.
+    `app.dependency_overrides[Injected(Shop).dependency]`; for `KvQueue` that is `get_kv_queue`,
+    for `Kv` it is `get_kv`.
 
     Example:
         async def route(shop: Annotated[Shop, Injected(Shop)]) -> None: ...
@@ -51,6 +63,8 @@ def Injected(interface: Any) -> Any:  # noqa: N802 because it stands where Depen
 def _resolver(interface: Any) -> Callable[[HTTPConnection], Awaitable[Any]]:
     if interface is KvQueue:
         return get_kv_queue
+    if interface is Kv:
+        return get_kv
 
     async def resolve(connection: HTTPConnection) -> Any:
         return _runtime(connection).injector.get(interface)

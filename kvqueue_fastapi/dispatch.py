@@ -21,6 +21,7 @@ from kvqueue_fastapi.handlers.table import Handler, HandlerTable
 from kvqueue_fastapi.message import Hold, Message
 from kvqueue_fastapi.model import Claim, Failure, Options, Outcome, Settlement
 from kvqueue_fastapi.retry import MAX_DELAY_S, duration_ms, next_delay_ms, schedule_of
+from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.threads import ThreadCall
 
@@ -43,6 +44,7 @@ class Dispatcher:
     Args:
         table: the handlers of this process.
         settings: the limits and the schedule that hold where nothing else is said.
+        sender: what handlers commit through with `message.atomic()`.
         settle_late: for `def` handlers that outlive the shutdown.
         is_stopping: whether it is we who cancel handlers now; else a handler that is cancelled
             has failed, be it by its own hand.
@@ -52,12 +54,14 @@ class Dispatcher:
         self,
         table: HandlerTable,
         settings: KvQueueSettings,
+        sender: Sender,
         settle_late: SettleLate,
         is_stopping: Callable[[], bool],
     ) -> None:
         self._table = table
         self._jitter = settings.retry_jitter
         self._schedule_ms = tuple(round(step * 1000) for step in settings.backoff_schedule_s)
+        self._sender = sender
         self._settle_late = settle_late
         self._is_stopping = is_stopping
         self._threads = CapacityLimiter(settings.sync_concurrency)
@@ -66,8 +70,8 @@ class Dispatcher:
         """Handle one message.
 
         Returns:
-            How it ended; None: its thread goes on beyond our own shutdown, and will say so
-            to `settle_late`.
+            How it ended; None: its handler has settled it by `message.atomic()`, or its thread
+            goes on beyond our own shutdown and will say so to `settle_late`.
         """
         claim = hold.claim
         handler = self._table.get(claim.type)
@@ -79,17 +83,36 @@ class Dispatcher:
         except PayloadError as error:
             # Trying again would read the same bytes.
             return _dead(claim, error, "cannot be read")
-        message = Message(hold, payload, options.headers or _NO_HEADERS)
+        # A thread cannot await a commit, and would drop it unseen.
+        sender = self._sender if handler.is_async else None
+        message = Message(hold, payload, options.headers or _NO_HEADERS, sender)
         try:
             ended = await self._run(handler, hold, payload, message, options)
         except BaseException as error:
             if isinstance(error, GeneratorExit) and _loop_is_gone():
                 raise
-            if self._is_stopping() and _comes_of_cancelling(error):
-                return _given_back(claim, error)
             # No handler may stop the listener, whatever it raises.
-            return self._verdict(handler, claim, options, error)
-        return _done(claim) if ended else None
+            return self._ended_by(error, handler, hold, options)
+        return _done(claim) if ended and not hold.settled else None
+
+    def _ended_by(
+        self, error: BaseException, handler: Handler, hold: Hold, options: Options
+    ) -> Settlement | None:
+        is_ours = self._is_stopping() and _comes_of_cancelling(error)
+        if not hold.settled:
+            if is_ours:
+                return _given_back(hold.claim, error)
+            return self._verdict(handler, hold.claim, options, error)
+        if not is_ours:
+            log.error(
+                "%s %d was settled by its own message.atomic(); what it raised afterwards "
+                "changes nothing",
+                hold.claim.type,
+                hold.claim.id,
+                exc_info=_as_raised(error),
+                extra=_record(hold.claim),
+            )
+        return None
 
     async def _run(
         self, handler: Handler, hold: Hold, payload: Any, message: Message[Any], options: Options

@@ -12,6 +12,7 @@ from kvqueue_fastapi.handlers.table import HandlerTable
 from kvqueue_fastapi.leases import LeaseKeeper
 from kvqueue_fastapi.message import Hold
 from kvqueue_fastapi.model import Claim, Settlement
+from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.base import Store
 from kvqueue_fastapi.turns import Turns
@@ -22,14 +23,16 @@ log = logging.getLogger("kvqueue_fastapi")
 class Drain:
     """What `run_until_idle` runs: a listener without a loop."""
 
-    def __init__(self, store: Store, table: HandlerTable, settings: KvQueueSettings) -> None:
+    def __init__(
+        self, store: Store, table: HandlerTable, settings: KvQueueSettings, sender: Sender
+    ) -> None:
         self._store = store
         self._table = table
         self._any_type = settings.unhandled == "fail"
         self._lease_s = settings.lease_s
         self._cancelled = False
         self._dispatcher = Dispatcher(
-            table, settings, self._settle_late, is_stopping=lambda: self._cancelled
+            table, settings, sender, self._settle_late, is_stopping=lambda: self._cancelled
         )
         self._settled_late: dict[int, threading.Event] = {}
 
@@ -87,7 +90,7 @@ class Drain:
         hold.ended = True
         if settlement is not None:
             await self._store.settle([settlement])
-        else:
+        elif not hold.settled:
             # A thread cannot be stopped, and its message must not be given back before it ends.
             await asyncio.to_thread(self._late(hold).wait)
             del self._settled_late[hold.claim.id]

@@ -131,12 +131,17 @@ class LeaseLostError(KvQueueError):
 
 
 class AlreadySettledError(KvQueueError):
-    """A commit of `message.atomic()` has settled the message before. Nothing was written."""
+    """The message was settled before this commit of `message.atomic()`. Nothing was written.
+
+    Attributes:
+        message_id: the message.
+    """
 
     def __init__(self, message_id: int) -> None:
         super().__init__(
-            f"Message {message_id} was settled by an earlier commit of message.atomic(), so "
-            "nothing was written. Put all effects into one operation, or use kv.atomic()."
+            f"Message {message_id} was settled before, by a commit of message.atomic() or because "
+            "its handler has returned, so nothing was written. Put all effects into one "
+            "operation, or use kv.atomic() for what is not to happen once."
         )
         self.message_id = message_id
 

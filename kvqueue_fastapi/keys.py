@@ -13,6 +13,21 @@ from typing import Final
 from kvqueue_fastapi.errors import InvalidKeyError
 
 KeyPart = bytes | str | int | float | bool
+Key = Sequence[KeyPart]
+"""A list or tuple of parts."""
+
+
+class CommitVersionstamp:
+    """What `commit_versionstamp()` gives."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "commit_versionstamp()"
+
+
+SetKey = Sequence[KeyPart | CommitVersionstamp]
+_COMMIT_VERSIONSTAMP: Final = CommitVersionstamp()
 
 MAX_WRITE_KEY_BYTES: Final = 2048
 MAX_READ_KEY_BYTES: Final = 2049
@@ -38,7 +53,7 @@ _ALL_BITS: Final = (1 << 64) - 1
 _QUIET_NAN_BITS: Final = 0x7FF8_0000_0000_0000
 
 
-def encode_key(key: Sequence[KeyPart]) -> bytes:
+def encode_key(key: SetKey) -> bytes:
     """Encode a key of any length, also an empty one.
 
     `True`, `1` and `1.0` are three keys, and so are `-0.0` and `0.0`; every NaN of one sign is
@@ -59,7 +74,7 @@ def encode_key(key: Sequence[KeyPart]) -> bytes:
     return b"".join([_encode_part(part, index) for index, part in enumerate(key)])
 
 
-def encode_key_for_write(key: Sequence[KeyPart]) -> bytes:
+def encode_key_for_write(key: SetKey) -> bytes:
     """Encode a key that is to be set, deleted or checked.
 
     Args:
@@ -75,7 +90,36 @@ def encode_key_for_write(key: Sequence[KeyPart]) -> bytes:
     return _within(encoded, "write", MAX_WRITE_KEY_BYTES)
 
 
-def encode_key_for_read(key: Sequence[KeyPart]) -> bytes:
+def encode_key_for_set(key: SetKey) -> tuple[bytes, bool]:
+    """Encode a key that is to be set.
+
+    Args:
+        key: as for `encode_key_for_write`; `commit_versionstamp()` may be its last part.
+
+    Returns:
+        The encoded key, and whether a commit's versionstamp is to be added to it.
+
+    Raises:
+        InvalidKeyError: as `encode_key_for_write`.
+    """
+    if not isinstance(key, (list, tuple)) or not key or key[-1] is not _COMMIT_VERSIONSTAMP:
+        return encode_key_for_write(key), False
+    encoded = encode_key(key[:-1])
+    _within(with_versionstamp(encoded, 0), "write", MAX_WRITE_KEY_BYTES)
+    return encoded, True
+
+
+def commit_versionstamp() -> CommitVersionstamp:
+    """Stand for the versionstamp of the commit, as the last part of the key of a `set`.
+
+    Such keys list in the order of their commits:
+
+        await kv.set(("log", commit_versionstamp()), line)
+    """
+    return _COMMIT_VERSIONSTAMP
+
+
+def encode_key_for_read(key: Key) -> bytes:
     """Encode a key that is to be read, or that bounds a list. It may be empty.
 
     Args:
@@ -152,6 +196,12 @@ def _encode_part(part: object, index: int) -> bytes:
         return _encode_float(part)
     if isinstance(part, (bytes, bytearray, memoryview)):
         return _escaped(_BYTES, bytes(part))
+    if part is _COMMIT_VERSIONSTAMP:
+        msg = (
+            f"commit_versionstamp() is at index {index} of a key. It stands for the versionstamp "
+            "of a commit only as the last part of a key that is set."
+        )
+        raise InvalidKeyError(msg)
     msg = (
         "expected string, number, bigint, ArrayBufferView, boolean: "
         f"received {_shown(part)} at index {index}. "

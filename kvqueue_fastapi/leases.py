@@ -64,7 +64,7 @@ class LeaseKeeper:
         due = [
             hold
             for hold in list(self._holds.values())
-            if now - hold.extended_at > self._lease_s / 3 and not hold.lost
+            if now - hold.extended_at > self._lease_s / 3 and not (hold.lost or hold.settled)
         ]
         if not due:
             return
@@ -72,7 +72,9 @@ class LeaseKeeper:
         lost = self._store.extend(leases, round(self._lease_s * 1000))
         for hold in due:
             hold.extended_at = now
-            if hold.claim.id in lost and not hold.ended:
+            # What its own commit has just removed was not lost.
+            is_ending = hold.ended or hold.settling or hold.settled
+            if hold.claim.id in lost and not is_ending:
                 hold.lost = True
                 log.warning(
                     "The lease on %s %d was lost: another process may have it now",

@@ -2,31 +2,31 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from copy import copy
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from anyio import CancelScope
 from injector import Injector
 from starlette.types import Lifespan
 
 from kvqueue_fastapi.admin import KvQueueAdmin
 from kvqueue_fastapi.drain import Drain
+from kvqueue_fastapi.endings import to_the_end
 from kvqueue_fastapi.errors import KvQueueError, KvQueueNotStartedError
 from kvqueue_fastapi.handlers.consumers import collect_handlers
-from kvqueue_fastapi.handlers.table import Handler
 from kvqueue_fastapi.handlers.wiring import is_bound
+from kvqueue_fastapi.kv import Kv
 from kvqueue_fastapi.listener import Listener
+from kvqueue_fastapi.opening import opened
 from kvqueue_fastapi.queue import KvQueue
+from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.settings import KvQueueSettings
-from kvqueue_fastapi.store import AnyStore, open_store
 from kvqueue_fastapi.store.base import Clock
 from kvqueue_fastapi.store.handle import StoreHandle
+from kvqueue_fastapi.subscriptions import Subscriptions
 
 log = logging.getLogger("kvqueue_fastapi")
-
-T = TypeVar("T")
 
 STATE_KEY: Final = "kvqueue"
 """Where a connection's state has the `Runtime`."""
@@ -37,6 +37,7 @@ class Runtime:
 
     Attributes:
         queue: the sender's face.
+        kv: the caller's face of the key-value store.
         admin: the keeper's face.
         injector: the container that holds them.
     """
@@ -44,11 +45,15 @@ class Runtime:
     def __init__(
         self, injector: Injector, settings: KvQueueSettings, consumers: Iterable[Any]
     ) -> None:
-        handle: StoreHandle[Handler] = StoreHandle()
+        handle = StoreHandle()
+        sender = Sender(handle, settings)
         self.injector = injector
-        self.queue = KvQueue(handle=handle, settings=settings)
+        self.queue = KvQueue(handle=handle, sender=sender)
+        self._subscriptions = Subscriptions(handle, sender)
+        self.kv = Kv(handle=handle, sender=sender, subscriptions=self._subscriptions)
         self.admin = KvQueueAdmin(handle=handle)
         self._handle = handle
+        self._sender = sender
         self._settings = settings
         self._consumers = tuple(consumers)
         self._life = _Life()
@@ -73,18 +78,14 @@ class Runtime:
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[None]:
         """Open the store; close it at the end."""
-        store = await self._open()
-        try:
-            self._handle.open(store, store.admin)
-        except BaseException:
-            await store.close()
-            raise
-        self._life.loop = asyncio.get_running_loop()
-        try:
-            yield
-        finally:
-            self._handle.close()
-            await self._close(store)
+        # A test's own clock, where one is bound.
+        clock = self.injector.get(Clock) if is_bound(self.injector, Clock) else None  # type: ignore[type-abstract] # it is a key
+        async with opened(self._handle, self._settings.url, self._settings, clock):
+            self._life.loop = asyncio.get_running_loop()
+            try:
+                yield
+            finally:
+                await self._subscriptions.close()
 
     @asynccontextmanager
     async def listening(self) -> AsyncGenerator[None]:
@@ -94,65 +95,32 @@ class Runtime:
             self.injector, self._consumers, self.queue.callbacks, warn=listens
         )
         store = self._handle.store
-        self._handle.handler_of = table.get
-        self._handle.drain = lambda: Drain(store, table, self._settings).run()
-        if not listens:
-            yield
-            return
-        listener = Listener(store, table, self._settings)
-        await listener.start()
+        self._handle.adapter_of = table.adapter_of
+        self._handle.drain = lambda: Drain(store, table, self._settings, self._sender).run()
+        listener = Listener(store, table, self._settings, self._sender)
+        if listens:
+            await listener.start()
         try:
             yield
         finally:
-            await self._stop(listener)
+            if listens:
+                await _stopped(listener.stop())
+            # Also where this process does not listen by itself: somebody may have called it.
+            await _stopped(self._subscriptions.stop_listening())
 
-    async def _open(self) -> AnyStore:
-        # A test's own clock, where one is bound.
-        clock = self.injector.get(Clock) if is_bound(self.injector, Clock) else None  # type: ignore[type-abstract] # it is a key
-        opening = asyncio.create_task(open_store(self._settings.url, self._settings, clock))
-        try:
-            return await _to_the_end(opening)
-        except asyncio.CancelledError:
-            if not opening.cancelled() and opening.exception() is None:
-                await self._close(opening.result())
-            raise
 
-    async def _stop(self, listener: Listener) -> None:
-        try:
-            await _to_the_end(asyncio.create_task(listener.stop()))
-        except Exception:
-            # Raising here would skip the shutdown of the user's own resources.
-            log.exception("The listener could not stop cleanly; its messages come again")
-
-    async def _close(self, store: AnyStore) -> None:
-        try:
-            await _to_the_end(asyncio.create_task(store.close()))
-        except Exception:
-            log.exception("The store could not be closed cleanly; what was stored is safe")
+async def _stopped(stopping: Coroutine[Any, Any, None]) -> None:
+    try:
+        await to_the_end(asyncio.create_task(stopping))
+    except Exception:
+        # Raising here would skip the shutdown of the user's own resources.
+        log.exception("A listener could not stop cleanly; its messages come again")
 
 
 class _Life:
     """What is shared by all views of one queue: the event loop that it runs on."""
 
     loop: asyncio.AbstractEventLoop | None = None
-
-
-async def _to_the_end(task: asyncio.Task[T]) -> T:
-    """Await all of it, also where whoever waits is cancelled.
-
-    What is left half open would keep the process from exiting.
-    """
-    cancelled: asyncio.CancelledError | None = None
-    # Within a cancelled scope anyio would cancel each wait anew.
-    with CancelScope(shield=True):
-        while not task.done():
-            try:
-                await asyncio.wait([task])
-            except asyncio.CancelledError as error:
-                cancelled = error
-    if cancelled is not None:
-        raise cancelled from task.exception()
-    return task.result()
 
 
 def around(runtime: Runtime, users: Lifespan[Any]) -> Lifespan[Any]:

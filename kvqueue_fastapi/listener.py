@@ -15,6 +15,7 @@ from kvqueue_fastapi.leases import LeaseKeeper
 from kvqueue_fastapi.message import Hold
 from kvqueue_fastapi.model import Claim, Claimed, Outcome, Settlement, Wanted
 from kvqueue_fastapi.rooms import Rooms
+from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.settling import Settler
 from kvqueue_fastapi.store.base import Store
@@ -41,7 +42,9 @@ class Listener:
     It survives every error of the store: it logs, waits a little, and goes on.
     """
 
-    def __init__(self, store: Store, table: HandlerTable, settings: KvQueueSettings) -> None:
+    def __init__(
+        self, store: Store, table: HandlerTable, settings: KvQueueSettings, sender: Sender
+    ) -> None:
         self._store = store
         self._types = table.types
         self._slots = settings.concurrency
@@ -57,7 +60,9 @@ class Listener:
         any_type = settings.unhandled == "fail"
         self._turns = Turns(store, table.types, any_type=any_type)
         self._unhandled = None if any_type else UnhandledTypes(store, frozenset(table.types))
-        self._dispatcher = Dispatcher(table, settings, self._settle_late, self._is_cancelling)
+        self._dispatcher = Dispatcher(
+            table, settings, sender, self._settle_late, self._is_cancelling
+        )
         self._settler = Settler(store, self._holds)
         self._keeper = LeaseKeeper(store, self._holds, settings.lease_s)
         self._wake = asyncio.Event()
@@ -213,15 +218,20 @@ class Listener:
     async def _handle(self, hold: Hold) -> None:
         settlement = await self._dispatcher.handle(hold)
         hold.ended = True
-        if settlement is None:
-            self._lingering += 1
-        else:
+        if settlement is not None:
             self._end(hold.claim, settlement)
+        elif hold.settled:
+            self._let_go(hold)
+        else:
+            self._lingering += 1
 
     def _handled(self, task: asyncio.Task[None]) -> None:
         hold = self._running.pop(task)
         if not hold.ended and not task.cancelled() and (error := task.exception()):
             # What no handler may raise, such as GeneratorExit.
+            if hold.settled:
+                self._let_go(hold)
+                return
             claim = hold.claim
             failure = failure_of(error)
             self._end(
@@ -237,8 +247,16 @@ class Listener:
         self._fill_slots()
 
     def _end(self, claim: Claim, settlement: Settlement) -> None:
-        self._rooms.give(claim.type)
         self._settler.add(settlement)
+        self._make_room(claim)
+
+    def _let_go(self, hold: Hold) -> None:
+        """Of a message that its own handler has settled."""
+        self._holds.pop(hold.claim.id, None)
+        self._make_room(hold.claim)
+
+    def _make_room(self, claim: Claim) -> None:
+        self._rooms.give(claim.type)
         if claim.crashes:
             self._quarantined.discard(claim.id)
             self._more = True
@@ -274,6 +292,8 @@ class Listener:
         if self._running:
             await asyncio.wait(self._running, timeout=CANCEL_S)
         for hold in self._running.values():
+            if hold.settled:
+                continue
             log.warning(
                 "The handler of %s %d did not end when it was cancelled. Its message comes "
                 "again when this process has ended.",

@@ -1,5 +1,6 @@
 """A message in the hands of its handler."""
 
+import asyncio
 import math
 import time
 from collections.abc import Mapping
@@ -9,7 +10,11 @@ from typing import Any, Generic
 
 from typing_extensions import TypeVar
 
-from kvqueue_fastapi.model import Claim
+from kvqueue_fastapi.atomic import AtomicOperation
+from kvqueue_fastapi.endings import to_the_end
+from kvqueue_fastapi.errors import AlreadySettledError, HandlerError, LeaseLostError
+from kvqueue_fastapi.model import AtomicWrite, Claim, Committed, Settlement
+from kvqueue_fastapi.sender import Sender
 
 T = TypeVar("T", default=Any)
 
@@ -23,21 +28,33 @@ class Hold:
         claimed_at: when the lease began, on `time.monotonic`.
         extended_at: when it began or was last made longer, on the same clock.
         lost: another process may have the message now.
+        settling: a commit of its handler that settles it is under way.
+        settled: its handler has settled it.
         ended: its handler has returned; what is left is to write it down.
     """
 
-    __slots__ = ("_lease_s", "claim", "claimed_at", "ended", "extended_at", "lost")
+    __slots__ = (
+        "_lease_s",
+        "claim",
+        "claimed_at",
+        "ended",
+        "extended_at",
+        "lost",
+        "settled",
+        "settling",
+    )
 
     def __init__(self, claim: Claim, claimed_at: float, lease_s: float = math.inf) -> None:
         self.claim = claim
         self.claimed_at = self.extended_at = claimed_at
         self._lease_s = lease_s
-        self.lost = False
-        self.ended = False
+        self.lost = self.settling = self.settled = self.ended = False
 
     @property
     def has_run_out(self) -> bool:
         """Whether another process may have the message now."""
+        if self.settled:
+            return False
         # By the clock as well, because a thawed process runs on before its keeper has looked.
         return self.lost or time.monotonic() - self.extended_at > self._lease_s
 
@@ -57,10 +74,14 @@ class Message(Generic[T]):
         headers: what the sender gave beside the payload.
     """
 
-    __slots__ = ("_hold", "data", "headers")
+    __slots__ = ("_fence", "_hold", "_sender", "data", "headers")
 
-    def __init__(self, hold: Hold, data: T, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, hold: Hold, data: T, headers: Mapping[str, str], sender: Sender | None = None
+    ) -> None:
         self._hold = hold
+        self._sender = sender
+        self._fence: _Fence | None = None
         self.data = data
         self.headers = MappingProxyType(headers) if isinstance(headers, dict) else headers
 
@@ -93,5 +114,67 @@ class Message(Generic[T]):
         """
         return self._hold.has_run_out
 
+    def atomic(self) -> AtomicOperation:
+        """Begin an operation whose commit also settles this message.
+
+        Either its keys and messages are written *and* the message is done, or neither: what a
+        handler does in the store happens once, however often it is delivered.
+
+            await message.atomic().sum(("orders", "count"), 1).commit()
+
+        Where a check fails, nothing is written, `ok` is false and the message stays as it is.
+        After a commit that succeeded, the message is done: what the handler raises then is
+        logged and changes nothing. A commit that is under way when the handler is cancelled
+        comes to its end first.
+
+        Raises:
+            HandlerError: the handler is no `async def`, so it could not await the commit.
+            LeaseLostError: at the commit: another process may have the message now.
+            AlreadySettledError: at the commit: it was settled before.
+
+        Nothing is written by a commit that raises.
+        """
+        if self._sender is None:
+            msg = (
+                "message.atomic() is for `async def` handlers, because its commit is awaited. "
+                "Make the handler `async def`."
+            )
+            raise HandlerError(msg)
+        if self._fence is None:
+            self._fence = _Fence(self._hold, self._sender)
+        return AtomicOperation(self._sender, self._fence.commit)
+
     def __repr__(self) -> str:
         return f"<Message {self.id} {self.type!r} attempt {self.attempt}>"
+
+
+class _Fence:
+    """Lets one commit settle a message: the first that succeeds."""
+
+    def __init__(self, hold: Hold, sender: Sender) -> None:
+        self._hold = hold
+        self._sender = sender
+        self._one_by_one = asyncio.Lock()
+
+    async def commit(self, write: AtomicWrite) -> Committed:
+        """Commit a write and the end of the message, or neither."""
+        async with self._one_by_one:
+            claim = self._hold.claim
+            if self._hold.settled or self._hold.ended:
+                raise AlreadySettledError(claim.id)
+            done = Settlement(claim.id, claim.token, ordering_key=claim.ordering_key)
+            settling = self._settle(write._replace(settlements=(done,)))
+            return await to_the_end(asyncio.get_running_loop().create_task(settling))
+
+    async def _settle(self, write: AtomicWrite) -> Committed:
+        hold = self._hold
+        hold.settling = True
+        try:
+            committed = await self._sender.commit(write)
+            hold.settled = committed.ok
+        except LeaseLostError:
+            hold.lost = True
+            raise
+        finally:
+            hold.settling = False
+        return committed

@@ -11,6 +11,7 @@ from injector import Binder, Injector, InstanceProvider, Module
 from kvqueue_fastapi.admin import KvQueueAdmin
 from kvqueue_fastapi.errors import HandlerError, KvQueueError
 from kvqueue_fastapi.handlers.wiring import is_bound
+from kvqueue_fastapi.kv import Kv
 from kvqueue_fastapi.lifespan import STATE_KEY, Runtime, around, refuse_other_injector
 from kvqueue_fastapi.queue import KvQueue
 from kvqueue_fastapi.settings import KvQueueSettings, overruled
@@ -55,10 +56,11 @@ class KvQueueModule(Module):
         self._runtimes: WeakSet[Runtime] = WeakSet()
 
     def configure(self, binder: Binder) -> None:
-        """Bind `KvQueue` and `KvQueueAdmin`, one of each for this container."""
+        """Bind `KvQueue`, `Kv` and `KvQueueAdmin`, one of each for this container."""
         runtime = Runtime(binder.injector, self._settings, self._consumers)
         binder.bind(Runtime, to=InstanceProvider(runtime))
         binder.bind(KvQueue, to=InstanceProvider(runtime.queue))
+        binder.bind(Kv, to=InstanceProvider(runtime.kv))
         binder.bind(KvQueueAdmin, to=InstanceProvider(runtime.admin))
         self._injector = binder.injector
         self._runtimes.add(runtime)

@@ -1,7 +1,7 @@
 """A message on its way in: what the sender asked for, checked, as a record to store."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -15,17 +15,15 @@ from kvqueue_fastapi.codec import (
     encode_payload,
 )
 from kvqueue_fastapi.errors import InvalidOptionError
-from kvqueue_fastapi.handlers.table import Handler
-from kvqueue_fastapi.keys import KeyPart, encode_key_for_write
-from kvqueue_fastapi.model import Idempotency, Options, Send, type_problem
+from kvqueue_fastapi.keys import Key, encode_key_for_write
+from kvqueue_fastapi.model import BARE_TYPE, Idempotency, Options, Send, type_problem
 from kvqueue_fastapi.retry import MAX_DELAY_S, backoff_schedule_ms, deliver_at_ms, duration_ms
 from kvqueue_fastapi.settings import KvQueueSettings
+from kvqueue_fastapi.store.handle import AdapterOf
 
 MAX_UNDELIVERED_KEYS: Final = 10
 MAX_NAME_CHARACTERS: Final = 255
 MAX_PRIORITY: Final = 1_000_000
-
-Key = Sequence[KeyPart]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +63,7 @@ def prepare(
     data: Any,
     options: SendOptions,
     settings: KvQueueSettings,
-    handler_of: Callable[[str], Handler | None],
+    adapter_of: AdapterOf,
 ) -> Send:
     """Check a message and make it a record to store.
 
@@ -74,8 +72,8 @@ def prepare(
         data: the payload.
         options: `PLAIN` where nothing is asked for.
         settings: the limits.
-        handler_of: who takes a type, where that is this process: a payload that it would not
-            take is refused here, in the request, and not when nobody is there to see it.
+        adapter_of: what takes a type, where that is in this process: a payload that it would
+            not take is refused here, in the request, and not when nobody is there to see it.
 
     Raises:
         InvalidOptionError: an option is of the wrong type or outside its limits.
@@ -83,13 +81,27 @@ def prepare(
         PayloadError: the payload cannot be encoded, is too large or not what its handler takes.
     """
     _check_type(message_type)
-    handler = handler_of(message_type)
+    adapter = adapter_of(message_type)
     text = encode_payload(data, settings.max_payload_bytes)
-    if handler is not None and handler.parameters.adapter is not None:
-        decode_payload(text, handler.parameters.adapter)
+    if adapter is not None:
+        decode_payload(text, adapter)
     if options is PLAIN:
         return Send(message_type, text)
     return _with_options(message_type, text, options, settings)
+
+
+def opened(value: Any) -> tuple[str, Any]:
+    """Tell under which type, and as which payload, a value is sent that is enqueued.
+
+    The one rule: a mapping with exactly the keys `type`, a str, and `data` is an envelope: a
+    message of that type, for its `@on_queue_message` handler. Anything else is a message of
+    type "kv.enqueue", for `Kv.listen_queue`.
+    """
+    if isinstance(value, Mapping) and len(value) == 2 and "data" in value:  # noqa: PLR2004 because an envelope has two keys
+        kind = value.get("type")
+        if isinstance(kind, str):
+            return kind, value["data"]
+    return BARE_TYPE, value
 
 
 def _with_options(

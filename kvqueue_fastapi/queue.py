@@ -1,31 +1,19 @@
 """The sender's face: `KvQueue`."""
 
-import asyncio
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 import anyio.from_thread
 
-from kvqueue_fastapi.errors import (
-    HandlerError,
-    InvalidOptionError,
-    KvQueueError,
-    QueueFullError,
-)
-from kvqueue_fastapi.handlers.table import Handler
-from kvqueue_fastapi.model import AtomicWrite, Send, type_problem
-from kvqueue_fastapi.outgoing import PLAIN, Key, OutgoingMessage, SendOptions, prepare
-from kvqueue_fastapi.settings import KvQueueSettings
-from kvqueue_fastapi.store.base import Store
+from kvqueue_fastapi.errors import HandlerError, InvalidOptionError, KvQueueError
+from kvqueue_fastapi.keys import Key
+from kvqueue_fastapi.model import AtomicWrite, type_problem
+from kvqueue_fastapi.outgoing import PLAIN, OutgoingMessage, SendOptions
+from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.store.handle import StoreHandle
 
 MAX_MESSAGES: Final = 10_000
-COUNT_AGE_S: Final = 0.1
-"""How old the count may be that `max_pending` is held against."""
-SMALL_LIMIT: Final = 10_000
-"""Counting so far is quick: near such a limit the count is taken more often."""
 
 
 class KvQueue:
@@ -40,11 +28,10 @@ class KvQueue:
     Idea: Deno KV queues (docs.deno.com/deploy/kv/queue_overview) and Danet's `KvQueue`.
     """
 
-    def __init__(self, *, handle: StoreHandle[Handler], settings: KvQueueSettings) -> None:
+    def __init__(self, *, handle: StoreHandle, sender: Sender) -> None:
         self._handle = handle
-        self._settings = settings
+        self._sender = sender
         self._callbacks: dict[str, Callable[..., Any]] = {}
-        self._pending = _Pending(settings.max_pending)
 
     async def send_message(
         self,
@@ -98,7 +85,7 @@ class KvQueue:
             KvQueueNotStartedError: the app's lifespan has not run.
             KvQueueClosedError: it has ended.
         """
-        store = self._handle.store
+        self._handle.require_open()
         options = PLAIN
         # Most messages ask for nothing, and then nothing is checked.
         if (
@@ -121,10 +108,8 @@ class KvQueue:
                 priority=priority,
                 headers=headers,
             )
-        send = self._prepare(message_type, data, options)
-        if self._settings.max_pending is not None:
-            await self._pending.refuse_when_full(store, 1)
-        committed = await store.commit(AtomicWrite(sends=(send,)))
+        send = self._sender.prepare(message_type, data, options)
+        committed = await self._sender.commit(AtomicWrite(sends=(send,)))
         return committed.message_ids[0]
 
     async def send_messages(
@@ -142,7 +127,7 @@ class KvQueue:
         Raises:
             InvalidOptionError: there are too many, or one is wrong; and as `send_message`.
         """
-        store = self._handle.store
+        self._handle.require_open()
         outgoing = [_outgoing(message) for message in messages]
         if len(outgoing) > MAX_MESSAGES:
             msg = (
@@ -152,10 +137,8 @@ class KvQueue:
             raise InvalidOptionError(msg)
         if not outgoing:
             return []
-        sends = tuple(self._prepare(one.type, one.data, one.options) for one in outgoing)
-        if self._settings.max_pending is not None:
-            await self._pending.refuse_when_full(store, len(sends))
-        return list((await store.commit(AtomicWrite(sends=sends))).message_ids)
+        sends = tuple(self._sender.prepare(one.type, one.data, one.options) for one in outgoing)
+        return list((await self._sender.commit(AtomicWrite(sends=sends))).message_ids)
 
     def send_message_sync(self, message_type: str, data: Any = None, **options: Any) -> int:
         """`send_message` for sync code that FastAPI or the listener runs in a thread.
@@ -218,48 +201,8 @@ class KvQueue:
         Returns:
             How many deliveries there were.
         """
-        _ = self._handle.store
+        self._handle.require_open()
         return await self._handle.drain()
-
-    def _prepare(self, message_type: str, data: Any, options: SendOptions) -> Send:
-        return prepare(message_type, data, options, self._settings, self._handle.handler_of)
-
-
-class _Pending:
-    """The count that `max_pending` is held against: shared by all callers, seldom taken."""
-
-    def __init__(self, limit: int | None) -> None:
-        self._limit = limit or 0
-        self._rest_s = 0.0 if self._limit <= SMALL_LIMIT else COUNT_AGE_S
-        self._counted = 0
-        self._counted_at = float("-inf")
-        self._sent = 0
-        self._counting: asyncio.Future[None] | None = None
-
-    async def refuse_when_full(self, store: Store, more: int) -> None:
-        """Refuse where the limit is reached; else take note of `more` that are sent."""
-        while self._is_due():
-            if self._counting is None:
-                self._counting = asyncio.ensure_future(self._count(store))
-            await asyncio.shield(self._counting)
-        if self._counted >= self._limit:
-            raise QueueFullError(self._counted, self._limit)
-        self._sent += more
-
-    def _is_due(self) -> bool:
-        # Our own sends since the last count may have reached the limit: only a count can tell.
-        seems_full = self._sent > 0 and self._counted + self._sent >= self._limit
-        return time.monotonic() - self._counted_at > (self._rest_s if seems_full else COUNT_AGE_S)
-
-    async def _count(self, store: Store) -> None:
-        sent = self._sent
-        try:
-            # To the limit and no further, so that it never costs more than the limit.
-            self._counted = await store.count_pending(most=self._limit)
-            self._counted_at = time.monotonic()
-            self._sent -= sent
-        finally:
-            self._counting = None
 
 
 def _callback_problem(callback: object) -> str | None:

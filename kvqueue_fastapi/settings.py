@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 MAX_BACKOFF_STEPS: Final = 20
 MAX_BACKOFF_STEP_S: Final = 86_400
 MIN_LEASE_S: Final = 1
+DEFAULT_MAX_PAYLOAD_BYTES: Final = 65_536
 MAX_PAYLOAD_LIMIT_BYTES: Final = 16 * 1024 * 1024
 _DAY_S: Final = 86_400
 _TEN_YEARS_S: Final = 3_650 * _DAY_S
@@ -93,7 +94,7 @@ class KvQueueSettings(BaseSettings):
         description="Seconds that running handlers have to finish when the app stops.",
     )
     max_payload_bytes: int = Field(
-        default=65_536,
+        default=DEFAULT_MAX_PAYLOAD_BYTES,
         ge=1,
         le=MAX_PAYLOAD_LIMIT_BYTES,
         description="Bytes that a payload may take as UTF-8 JSON, at most 16 MiB.",

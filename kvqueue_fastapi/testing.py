@@ -9,10 +9,10 @@ from fastapi.testclient import TestClient
 from injector import Binder, InstanceProvider
 
 from kvqueue_fastapi.errors import NotInstalledError
-from kvqueue_fastapi.handlers.table import Handler
 from kvqueue_fastapi.lifespan import STATE_KEY
 from kvqueue_fastapi.outgoing import PLAIN, OutgoingMessage, SendOptions
 from kvqueue_fastapi.queue import KvQueue
+from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.base import Clock
 from kvqueue_fastapi.store.handle import StoreHandle
@@ -38,13 +38,13 @@ class RecordingKvQueue(KvQueue):
     """
 
     def __init__(self) -> None:
-        handle: StoreHandle[Handler] = StoreHandle()
-        super().__init__(handle=handle, settings=KvQueueSettings())
+        handle = StoreHandle()
+        super().__init__(handle=handle, sender=Sender(handle, KvQueueSettings()))
         self.sent: list[Sent] = []
 
     async def send_message(self, message_type: str, data: Any = None, **options: Any) -> int:
         """Record a message. Returns its place in `sent`, from 1; raises what `KvQueue` raises."""
-        self._prepare(message_type, data, SendOptions(**options))
+        self._sender.prepare(message_type, data, SendOptions(**options))
         self.sent.append(Sent(message_type, data, options))
         return len(self.sent)
 
@@ -54,7 +54,7 @@ class RecordingKvQueue(KvQueue):
         """Record all of them or, if one is wrong, none. Returns their places in `sent`."""
         outgoing = [m if isinstance(m, OutgoingMessage) else OutgoingMessage(*m) for m in messages]
         for message in outgoing:
-            self._prepare(message.type, message.data, message.options)
+            self._sender.prepare(message.type, message.data, message.options)
         return [
             await self.send_message(message.type, message.data, **_given(message.options))
             for message in outgoing

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from kvqueue_fastapi.model import Wanted
+from kvqueue_fastapi.model import BARE_TYPE, Wanted
 from kvqueue_fastapi.store.base import MAX_WANTED, Store
 
 PAGE: Final = 256
@@ -72,8 +72,8 @@ class Turns:
         wanted: list[Wanted] = []
         full = False
         for kind in page:
-            if not (self._any_type or kind in self._handled):
-                continue
+            if not (self._any_type and kind != BARE_TYPE) and kind not in self._handled:
+                continue  # bare values are left to whoever calls listen_queue
             room = room_of(kind)
             if room <= 0:
                 full = True

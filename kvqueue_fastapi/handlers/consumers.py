@@ -102,6 +102,18 @@ async def collect_handlers(
     return collection.table
 
 
+def handler_of_callback(message_type: str, callback: Callable[..., Any]) -> Handler:
+    """Make a handler of a function that nobody decorated.
+
+    Raises:
+        HandlerError: it has parameters that a handler cannot have.
+    """
+    called = _called(callback)
+    name = describe(called)
+    parameters = plan_parameters(inner_function(called), name=name)
+    return bind_handler(Mark(message_type), called, parameters, name=name)
+
+
 class _Collection:
     """What was found so far.
 
@@ -136,11 +148,7 @@ class _Collection:
 
     async def add_callback(self, message_type: str, callback: Callable[..., Any]) -> None:
         """Take a handler that was added by hand."""
-        callback = _called(callback)
-        name = describe(callback)
-        parameters = plan_parameters(inner_function(callback), name=name)
-        mark = Mark(message_type)
-        await self._add(bind_handler(mark, callback, parameters, name=name))
+        await self._add(handler_of_callback(message_type, callback))
 
     async def add_consumer(self, key: Any, *, listed: bool) -> None:
         """Have the container make a consumer, and take its handlers; once for each class."""

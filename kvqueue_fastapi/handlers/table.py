@@ -178,6 +178,11 @@ class HandlerTable:
         """Give the handler of a type; None: this process does not handle it."""
         return self._handlers.get(message_type)
 
+    def adapter_of(self, message_type: str) -> TypeAdapter[Any] | None:
+        """Give what reads the payload of a type; None: nobody here, or whatever JSON holds."""
+        handler = self._handlers.get(message_type)
+        return None if handler is None else handler.parameters.adapter
+
     @property
     def types(self) -> tuple[str, ...]:
         """The types that this process handles, in the order in which they were added."""

@@ -1,21 +1,24 @@
 """What the faces hold, from before the store is open until after it is closed."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, TypeVar
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from kvqueue_fastapi.errors import KvQueueClosedError, KvQueueError, KvQueueNotStartedError
 from kvqueue_fastapi.store.base import Store, StoreAdmin
 
-H = TypeVar("H")
+AdapterOf = Callable[[str], TypeAdapter[Any] | None]
+"""What a payload of a message type must pass, where that is known."""
 
 Drain = Callable[[], Awaitable[int]]
 
 
-class StoreHandle(Generic[H]):
+class StoreHandle:
     """Gives the store while it is open, and says what is wrong while it is not.
 
     Attributes:
-        handler_of: the handler of a type in this process, once they are known.
+        adapter_of: what the handlers of this process take, once they are known.
         drain: handles what is due in the caller's task, once the handlers are known.
     """
 
@@ -23,7 +26,7 @@ class StoreHandle(Generic[H]):
         self._store: Store | None = None
         self._admin: StoreAdmin | None = None
         self._was_open = False
-        self.handler_of: Callable[[str], H | None] = _nobody
+        self.adapter_of: AdapterOf = _nobody
         self.drain: Drain = _no_drain
 
     @property
@@ -37,6 +40,10 @@ class StoreHandle(Generic[H]):
         if self._store is None:
             raise KvQueueClosedError if self._was_open else KvQueueNotStartedError
         return self._store
+
+    def require_open(self) -> None:
+        """Raise as `store` does where there is none."""
+        _ = self.store
 
     @property
     def admin(self) -> StoreAdmin:
@@ -63,10 +70,10 @@ class StoreHandle(Generic[H]):
     def close(self) -> None:
         """Hand the store out no longer."""
         self._store = self._admin = None
-        self.handler_of, self.drain = _nobody, _no_drain
+        self.adapter_of, self.drain = _nobody, _no_drain
 
 
-def _nobody(_message_type: str) -> Any:
+def _nobody(_message_type: str) -> None:
     return None
 
 

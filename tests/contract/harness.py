@@ -15,7 +15,9 @@ from kvqueue_fastapi.dispatch import Dispatcher
 from kvqueue_fastapi.handlers.consumers import collect_handlers
 from kvqueue_fastapi.message import Hold
 from kvqueue_fastapi.model import Claim, Settlement, Wanted
+from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.store import AnyStore, open_store
+from kvqueue_fastapi.store.handle import StoreHandle
 
 PATIENCE_S = 10
 """How long a test waits for what should come at once."""
@@ -160,9 +162,12 @@ async def by_hand(
     chosen = KvQueueSettings(**settings)
     table = await collect_handlers(Injector(), consumers)
     store = await open_store(str(where / "q.db"), chosen, clock)
+    handle = StoreHandle()
+    handle.open(store, store.admin)
+    dispatcher = Dispatcher(
+        table, chosen, Sender(handle, chosen), lambda _hold, _end: None, lambda: False
+    )
     try:
-        yield Hand(
-            store, Dispatcher(table, chosen, lambda _hold, _end: None, lambda: False), table.types
-        )
+        yield Hand(store, dispatcher, table.types)
     finally:
         await store.close()

@@ -100,11 +100,7 @@ class Batch:
                 gathered.flush()
                 answers[index] = self._write(connection, request, now_ms)
             elif isinstance(request, SettleRequest):
-                if any(map(_writes_keys, request.settlements)):
-                    gathered.flush()
-                answers[index] = settle_together(connection, request.settlements, now_ms)
-                if answers[index] is None:
-                    raise _Replay
+                answers[index] = _settle(connection, request, gathered, now_ms)
         gathered.flush()
         # Claims come last, so that they see all that the batch has made ready.
         for index, request in enumerate(requests):
@@ -228,6 +224,17 @@ class _Gathered:
             raise LeaseLostError
         self._keys.accept(changes)
         return changes.version
+
+
+def _settle(
+    connection: sqlite3.Connection, request: SettleRequest, gathered: _Gathered, now_ms: int
+) -> list[bool]:
+    if any(map(_writes_keys, request.settlements)):
+        gathered.flush()
+    held = settle_together(connection, request.settlements, now_ms)
+    if held is None:
+        raise _Replay
+    return held
 
 
 def _is_plain(write: AtomicWrite) -> bool:

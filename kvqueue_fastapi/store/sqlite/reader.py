@@ -12,7 +12,6 @@ from kvqueue_fastapi.store.sqlite.connection import store_error, text
 from kvqueue_fastapi.store.sqlite.database_thread import DatabaseThread
 from kvqueue_fastapi.store.sqlite.location import MEMORY
 
-
 Values = Mapping[str, Any] | Sequence[Any]
 """Of a statement's parameters, by name or by position."""
 

@@ -238,7 +238,7 @@ _KEY_FIELDS: Final = "key, value, encoding, version, expires_at_ms"
 _READ: Final = f"SELECT {_KEY_FIELDS} FROM kvqueue_kv WHERE key IN "  # noqa: S608 because the parts are constants
 # One statement is one snapshot; a key that is named twice is found once.
 READ_KEYS: Final = {size: f"{_READ} ({', '.join('?' * size)})" for size in READ_SIZES}
-_SET: Final = f"INSERT INTO kvqueue_kv ({_KEY_FIELDS}) VALUES "
+_SET: Final = f"INSERT INTO kvqueue_kv ({_KEY_FIELDS}) VALUES "  # noqa: S608 because the parts are constants
 _OVER: Final = """
     ON CONFLICT (key) DO UPDATE
    SET value = excluded.value, encoding = excluded.encoding, version = excluded.version,

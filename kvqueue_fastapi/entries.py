@@ -1,0 +1,95 @@
+"""What the key-value store answers: entries and commits."""
+
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from kvqueue_fastapi.errors import PayloadError
+from kvqueue_fastapi.keys import Key, KeyPart, decode_key, versionstamp_of
+from kvqueue_fastapi.model import Committed, Stored
+from kvqueue_fastapi.values import decode_value
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class KvEntry(Generic[T]):
+    """A key with what was found under it.
+
+    Attributes:
+        key: its parts.
+        value: None where the key is absent, and where None was set.
+        versionstamp: 20 hex digits that sort as the commits did; None: the key is absent.
+    """
+
+    key: tuple[KeyPart, ...]
+    value: T | None
+    versionstamp: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class KvListEntry(KvEntry[T]):
+    """An entry of a list, which is there.
+
+    Attributes:
+        value: as it was set.
+        versionstamp: 20 hex digits.
+    """
+
+    value: T
+    versionstamp: str
+
+
+@dataclass(frozen=True, slots=True)
+class KvCommit:
+    """What became of a commit; true where `ok` is.
+
+    Attributes:
+        ok: False: a check failed, and nothing was written.
+        versionstamp: of all keys that it wrote, and larger than any before; None: not `ok`.
+        message_ids: of the messages that it sent, in their order.
+    """
+
+    ok: bool
+    versionstamp: str | None
+    message_ids: tuple[int, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+
+def commit_of(committed: Committed) -> KvCommit:
+    """Tell a caller what became of his commit."""
+    version = committed.version
+    versionstamp = None if version is None else versionstamp_of(version)
+    return KvCommit(committed.ok, versionstamp, tuple(committed.message_ids))
+
+
+def entry_of(key: Key, found: Stored | None, kind: Any) -> KvEntry[Any]:
+    """Make an entry of what was found under a key.
+
+    Raises:
+        PayloadError: the value cannot be read as this type.
+    """
+    if found is None:
+        return KvEntry(tuple(key), None, None)
+    value = _value(found, kind, key)
+    return KvEntry(tuple(key), value, versionstamp_of(found.version))
+
+
+def list_entry_of(found: Stored, kind: Any) -> KvListEntry[Any]:
+    """Make an entry of a key that was found.
+
+    Raises:
+        PayloadError: the value cannot be read as this type.
+        InvalidKeyError: another program wrote a key that is none.
+    """
+    key = decode_key(found.key)
+    return KvListEntry(key, _value(found, kind, key), versionstamp_of(found.version))
+
+
+def _value(found: Stored, kind: Any, key: Key) -> Any:
+    try:
+        return decode_value(found.value, found.encoding, kind)
+    except PayloadError as error:
+        msg = f"Key {tuple(key)!r:.200}: {error}"
+        raise PayloadError(msg) from error

@@ -1,0 +1,49 @@
+"""Opens a store for the faces that share it, and closes it, whoever is cancelled meanwhile."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from kvqueue_fastapi.endings import to_the_end
+from kvqueue_fastapi.settings import KvQueueSettings
+from kvqueue_fastapi.store import AnyStore, open_store
+from kvqueue_fastapi.store.base import Clock
+from kvqueue_fastapi.store.handle import StoreHandle
+
+log = logging.getLogger("kvqueue_fastapi")
+
+
+@asynccontextmanager
+async def opened(
+    handle: StoreHandle, url: str, settings: KvQueueSettings, clock: Clock | None
+) -> AsyncGenerator[None]:
+    """Have a handle give the store that a URL names; see `open_store`."""
+    store = await _open(url, settings, clock)
+    try:
+        handle.open(store, store.admin)
+    except BaseException:
+        await store.close()
+        raise
+    try:
+        yield
+    finally:
+        handle.close()
+        await _close(store)
+
+
+async def _open(url: str, settings: KvQueueSettings, clock: Clock | None) -> AnyStore:
+    opening = asyncio.create_task(open_store(url, settings, clock))
+    try:
+        return await to_the_end(opening)
+    except asyncio.CancelledError:
+        if not opening.cancelled() and opening.exception() is None:
+            await _close(opening.result())
+        raise
+
+
+async def _close(store: AnyStore) -> None:
+    try:
+        await to_the_end(asyncio.create_task(store.close()))
+    except Exception:
+        log.exception("The store could not be closed cleanly; what was stored is safe")

@@ -1,0 +1,84 @@
+"""What every face of a queue sends through: the checks, the limit on what waits, the commit."""
+
+import asyncio
+import time
+from typing import Any, Final
+
+from kvqueue_fastapi.errors import QueueFullError
+from kvqueue_fastapi.model import AtomicWrite, Committed, Send
+from kvqueue_fastapi.outgoing import SendOptions, prepare
+from kvqueue_fastapi.settings import KvQueueSettings
+from kvqueue_fastapi.store.base import Store
+from kvqueue_fastapi.store.handle import StoreHandle
+
+COUNT_AGE_S: Final = 0.1
+"""How old the count may be that `max_pending` is held against."""
+SMALL_LIMIT: Final = 10_000
+"""Counting so far is quick: near such a limit the count is taken more often."""
+
+
+class Sender:
+    """Checks what is to be stored, and stores it.
+
+    Args:
+        handle: gives the store while it is open.
+        settings: the limits.
+    """
+
+    def __init__(self, handle: StoreHandle, settings: KvQueueSettings) -> None:
+        self.settings = settings
+        self._handle = handle
+        self._pending = None if settings.max_pending is None else _Pending(settings.max_pending)
+
+    def prepare(self, message_type: str, data: Any, options: SendOptions) -> Send:
+        """Check a message and make it a record to store; see `outgoing.prepare`."""
+        return prepare(message_type, data, options, self.settings, self._handle.adapter_of)
+
+    async def commit(self, write: AtomicWrite) -> Committed:
+        """Write all of it durably, or nothing.
+
+        Raises:
+            QueueFullError: it sends something, and `max_pending` messages wait.
+            KvQueueError: what else keeps it from being written.
+        """
+        store = self._handle.store
+        if self._pending is not None and write.sends:
+            await self._pending.refuse_when_full(store, len(write.sends))
+        return await store.commit(write)
+
+
+class _Pending:
+    """The count that `max_pending` is held against: shared by all callers, seldom taken."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._rest_s = 0.0 if self._limit <= SMALL_LIMIT else COUNT_AGE_S
+        self._counted = 0
+        self._counted_at = float("-inf")
+        self._sent = 0
+        self._counting: asyncio.Future[None] | None = None
+
+    async def refuse_when_full(self, store: Store, more: int) -> None:
+        """Refuse where the limit is reached; else take note of `more` that are sent."""
+        while self._is_due():
+            if self._counting is None:
+                self._counting = asyncio.ensure_future(self._count(store))
+            await asyncio.shield(self._counting)
+        if self._counted >= self._limit:
+            raise QueueFullError(self._counted, self._limit)
+        self._sent += more
+
+    def _is_due(self) -> bool:
+        # Our own sends since the last count may have reached the limit: only a count can tell.
+        seems_full = self._sent > 0 and self._counted + self._sent >= self._limit
+        return time.monotonic() - self._counted_at > (self._rest_s if seems_full else COUNT_AGE_S)
+
+    async def _count(self, store: Store) -> None:
+        sent = self._sent
+        try:
+            # To the limit and no further, so that it never costs more than the limit.
+            self._counted = await store.count_pending(most=self._limit)
+            self._counted_at = time.monotonic()
+            self._sent -= sent
+        finally:
+            self._counting = None

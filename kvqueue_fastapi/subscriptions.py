@@ -1,0 +1,112 @@
+"""What a `Kv` has under way beside single calls: watches, and listeners of `listen_queue`."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any
+
+from kvqueue_fastapi.endings import to_the_end
+from kvqueue_fastapi.errors import HandlerError
+from kvqueue_fastapi.handlers.consumers import handler_of_callback
+from kvqueue_fastapi.handlers.table import HandlerTable
+from kvqueue_fastapi.listener import Listener
+from kvqueue_fastapi.model import BARE_TYPE
+from kvqueue_fastapi.sender import Sender
+from kvqueue_fastapi.settings import overruled
+from kvqueue_fastapi.store.base import Store
+from kvqueue_fastapi.store.handle import StoreHandle
+from kvqueue_fastapi.watch import Snapshot, Watches
+
+
+class Subscriptions:
+    """The watches and listeners of one store, from its opening to its closing.
+
+    Args:
+        handle: gives the store while it is open.
+        sender: for the handlers of the listeners.
+    """
+
+    def __init__(self, handle: StoreHandle, sender: Sender) -> None:
+        self._handle = handle
+        self._sender = sender
+        self._settings = overruled(sender.settings, {"unhandled": "leave"})
+        self._watched: Store | None = None
+        self._watches: Watches | None = None
+        self._listenings: set[_Listening] = set()
+
+    def watch(self, keys: Sequence[bytes]) -> AsyncGenerator[Snapshot]:
+        """Follow what is under these keys; see `Watches.follow`."""
+        store = self._handle.store
+        if self._watches is None or self._watched is not store:
+            self._watched, self._watches = store, Watches(store)
+        return self._watches.follow(keys)
+
+    async def listen(self, callback: Callable[..., Any]) -> None:
+        """Hand bare values to a function until the store closes or the caller is cancelled.
+
+        Raises:
+            HandlerError: the function cannot be a handler.
+        """
+        store = self._handle.store
+        if not callable(callback):
+            msg = (
+                f"listen_queue received {callback!r:.80}, which cannot be called. Give a function."
+            )
+            raise HandlerError(msg)
+        handler = handler_of_callback(BARE_TYPE, callback)
+        if handler.parameters.injected:
+            msg = (
+                f"{handler.name} asks the container for something, which listen_queue has not. "
+                f'List it as a consumer, marked with @on_queue_message("{BARE_TYPE}").'
+            )
+            raise HandlerError(msg)
+        table = HandlerTable()
+        table.add(handler)
+        listening = _Listening(Listener(store, table, self._settings, self._sender))
+        self._listenings.add(listening)
+        try:
+            await listening.run()
+        finally:
+            self._listenings.discard(listening)
+
+    async def stop_listening(self) -> None:
+        """Drain every listener, and let its `listen` return."""
+        await asyncio.gather(*(listening.stop() for listening in tuple(self._listenings)))
+
+    async def close(self) -> None:
+        """End everything that is under way."""
+        await self.stop_listening()
+        if self._watches is not None:
+            await self._watches.close()
+        self._watched = self._watches = None
+
+
+class _Listening:
+    """One listener, which its caller or the closing of the store stops."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._starting = asyncio.get_running_loop().create_task(listener.start())
+        self._stopping: asyncio.Task[None] | None = None
+        self._stopped = asyncio.Event()
+
+    async def run(self) -> None:
+        """Listen until `stop`, or until the caller is cancelled."""
+        try:
+            await to_the_end(self._starting)
+            await self._stopped.wait()
+        finally:
+            await self.stop()
+
+    async def stop(self) -> None:
+        """Drain; fine to call twice."""
+        if self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_task(self._stop())
+        await to_the_end(self._stopping)
+
+    async def _stop(self) -> None:
+        try:
+            await asyncio.wait([self._starting])
+            if not self._starting.cancelled() and self._starting.exception() is None:
+                await self._listener.stop()
+        finally:
+            self._stopped.set()
