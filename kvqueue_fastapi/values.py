@@ -35,8 +35,9 @@ class KvU64:
     value: int
 
     def __post_init__(self) -> None:
-        if isinstance(self.value, bool) or not isinstance(self.value, int):
-            msg = f"Value must be a bigint: received {self.value!r:.80}. Give an int."
+        given: Any = self.value
+        if isinstance(given, bool) or not isinstance(given, int):
+            msg = f"Value must be a bigint: received {given!r:.80}. Give an int."
             raise InvalidOptionError(msg)
         if self.value < 0:
             msg = f"Value must be a positive bigint: received {_shown(self.value)}. Give 0 or more."

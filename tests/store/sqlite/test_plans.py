@@ -17,10 +17,13 @@ PATH = [
     "PICK", "PICK_QUARANTINED", "PICK_LARGE", "PICK_LARGE_QUARANTINED", "TAKE", "READY_TYPES",
     "QUARANTINED_TYPES", "DELETE_HELD", "RETRY_HELD", "DEFER_HELD", "RELEASE_HELD", "HELD", "BURY",
     "DELETE_MESSAGE", "EXTEND", "STILL_HELD", "EXPIRED", "HELD_BY", "RELEASE_ALL_OF", "QUARANTINE",
-    "KEY_VERSION", "SET_KEY", "DELETE_KEY", "DEAD_IDS_OF_TYPE", "READ_DEAD_LETTER",
+    "LIST_KEYS", "LIST_KEYS_BACKWARDS", "DEAD_IDS_OF_TYPE", "READ_DEAD_LETTER",
     "DELETE_DEAD_LETTER", "READ_STATE", "FORGET_IDEMPOTENT", "MOVE_IDEMPOTENT",
     "SWEEP_DEAD_LETTERS", "SWEEP_IDEMPOTENCY", "SWEEP_KEYS",
 ]  # fmt: skip
+
+BY_SIZE = ("READ_KEYS", "SET_KEYS", "DELETE_KEYS")
+"""Statements that are prepared for several sizes."""
 
 FEW = re.compile(r"SCAN kvqueue_messages USING (COVERING )?INDEX kvqueue_(claimed|quarantined)")
 """What one listener holds, and whether there is any: walks of a few rows or of one."""
@@ -124,6 +127,10 @@ def _walks(store: AnyStore) -> dict[str, list[str]]:
             name: [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", names)]
             for name, text in ((name, getattr(sql, name)) for name in PATH)
         }
+        for name in BY_SIZE:
+            text = getattr(sql, name)[4]
+            rows = connection.execute(f"EXPLAIN QUERY PLAN {text}", [b"k"] * text.count("?"))
+            plans[name] = [row[3] for row in rows]
         return {name: bad for name, plan in plans.items() if (bad := _bad(name, plan))}
 
     return store._thread.call(explain)
