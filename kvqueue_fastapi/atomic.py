@@ -100,12 +100,7 @@ class AtomicOperation:
 
     def set(self, key: SetKey, value: Any, *, expire_in: float | timedelta | None = None) -> Self:
         """Store a value; see `Kv.set`."""
-        encoded, versionstamped = encode_key_for_set(key)
-        data, encoding = encode_value(value, self._limit_bytes)
-        expire_in_ms = None
-        if expire_in is not None:
-            expire_in_ms = duration_ms(expire_in, name="expire_in", limit_s=MAX_EXPIRE_IN_S)
-        self._mutations.append(KvSet(encoded, data, encoding, expire_in_ms, versionstamped))
+        self._mutations.append(set_mutation(key, value, expire_in, self._limit_bytes))
         return self
 
     def delete(self, key: Key) -> Self:
@@ -298,6 +293,18 @@ class AtomicOperation:
                 f"{key_bytes}. Shorten the keys, or commit less at a time."
             )
             raise InvalidOptionError(msg)
+
+
+def set_mutation(
+    key: SetKey, value: Any, expire_in: float | timedelta | None, limit_bytes: int
+) -> KvSet:
+    """Check a key and a value that is to be set, and make them a record; see `Kv.set`."""
+    encoded, versionstamped = encode_key_for_set(key)
+    data, encoding = encode_value(value, limit_bytes)
+    expire_in_ms = None
+    if expire_in is not None:
+        expire_in_ms = duration_ms(expire_in, name="expire_in", limit_s=MAX_EXPIRE_IN_S)
+    return KvSet(encoded, data, encoding, expire_in_ms, versionstamped)
 
 
 def _within(count: int, most: int, what: str) -> None:

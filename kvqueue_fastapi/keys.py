@@ -48,6 +48,7 @@ _NUL: Final = b"\x00"
 _ESCAPED_NUL: Final = b"\x00\xff"
 _MAX_SHORT_INT_BYTES: Final = 8
 _MAX_INT_BYTES: Final = 255
+_ALL_ONES: Final = 0xFF
 _SIGN_BIT: Final = 1 << 63
 _ALL_BITS: Final = (1 << 64) - 1
 _QUIET_NAN_BITS: Final = 0x7FF8_0000_0000_0000
@@ -185,7 +186,10 @@ def _shown(value: object) -> str:
 
 
 def _encode_part(part: object, index: int) -> bytes:
-    # bool comes first because it is an int
+    # the usual part first, because keys are encoded at every call
+    if type(part) is str and "\0" not in part and part.isascii():
+        return b"\x02" + part.encode() + _NUL
+    # bool before int, because it is one
     if isinstance(part, bool):
         return bytes([_TRUE if part else _FALSE])
     if isinstance(part, str):
@@ -268,11 +272,15 @@ def _decode_part(data: bytes, at: int) -> tuple[KeyPart, int]:
 
 def _decode_escaped(data: bytes, at: int) -> tuple[bytes | str, int]:
     end = data.find(_NUL, at + 1)
+    has_nul = False
     while end >= 0 and data.startswith(_ESCAPED_NUL, end):
+        has_nul = True
         end = data.find(_NUL, end + len(_ESCAPED_NUL))
     if end < 0:
         raise _malformed(data, at)
-    raw = data[at + 1 : end].replace(_ESCAPED_NUL, _NUL)
+    raw = data[at + 1 : end]
+    if has_nul:
+        raw = raw.replace(_ESCAPED_NUL, _NUL)
     if data[at] == _BYTES:
         return raw, end + 1
     try:
@@ -285,18 +293,21 @@ def _decode_int(data: bytes, at: int) -> tuple[int, int]:
     size = abs(data[at] - _ZERO)
     start = at + 1
     negative = data[at] < _ZERO
+    shortest = 1
     if size > _MAX_SHORT_INT_BYTES:
         if start == len(data):
             raise _malformed(data, at)
         size = 255 - data[start] if negative else data[start]
         start += 1
-    number = int.from_bytes(data[start : start + size], "big")
-    if negative:
-        number -= _complement(size)
-    # also refuses what was cut off, and zeros in front, which would make two keys of one
-    if _encode_int(number) != data[at : start + size]:
+        shortest = _MAX_SHORT_INT_BYTES + 1
+    end = start + size
+    # refuses what was cut off, and zeros in front, which would make two keys of one
+    if size and (
+        end > len(data) or size < shortest or data[start] == (_ALL_ONES if negative else 0)
+    ):
         raise _malformed(data, at)
-    return number, start + size
+    number = int.from_bytes(data[start:end], "big")
+    return (number - _complement(size) if negative else number), end
 
 
 def _decode_float(data: bytes, at: int) -> tuple[float, int]:

@@ -8,12 +8,13 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias, TypeVar, overload
 
-from kvqueue_fastapi.atomic import AtomicOperation
+from kvqueue_fastapi.atomic import AtomicOperation, set_mutation
 from kvqueue_fastapi.endings import to_the_end
-from kvqueue_fastapi.entries import KvCommit, KvEntry, entry_of
+from kvqueue_fastapi.entries import KvCommit, KvEntry, commit_of, entry_of
 from kvqueue_fastapi.errors import InvalidOptionError, KvQueueError
-from kvqueue_fastapi.keys import Key, SetKey, encode_key_for_read
+from kvqueue_fastapi.keys import Key, SetKey, encode_key_for_read, encode_key_for_write
 from kvqueue_fastapi.listing import KvList, select
+from kvqueue_fastapi.model import AtomicWrite, KvDelete
 from kvqueue_fastapi.opening import opened
 from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.settings import KvQueueSettings
@@ -177,11 +178,14 @@ class Kv:
             PayloadTooLargeError: it is too large.
             InvalidOptionError: `expire_in` is negative or no duration.
         """
-        return await self.atomic().set(key, value, expire_in=expire_in).commit()
+        limit_bytes = self._sender.settings.max_payload_bytes
+        mutation = set_mutation(key, value, expire_in, limit_bytes)
+        return commit_of(await self._sender.commit(AtomicWrite(mutations=(mutation,))))
 
     async def delete(self, key: Key) -> None:
         """Remove a key; an absent one is fine."""
-        await self.atomic().delete(key).commit()
+        mutation = KvDelete(encode_key_for_write(key))
+        await self._sender.commit(AtomicWrite(mutations=(mutation,)))
 
     @overload
     def list(

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks import floor, ours
+from tests.benchmarks import floor, kv_floor, kv_ours, ours
 
 Measure = Callable[[Path], float]
 
@@ -31,6 +31,28 @@ def rows(scale: int) -> dict[str, Measure]:
         "handle, 2,000 waiting": lambda p: handle(p, 2_000, scale),
         "handle, 20,000 waiting": lambda p: handle(p, 20_000 // scale, scale),
         "handle, 200,000 waiting": lambda p: handle(p, 200_000 // scale, scale),
+        **kv_rows(many, few, 100_000 // scale),
+    }
+
+
+def kv_rows(many: int, few: int, listed: int) -> dict[str, Measure]:
+    """The same of keys and values."""
+    return {
+        "floor: set, 100 keys a commit": lambda p: kv_floor.set_rate(p, many, 100),
+        "set, 100 concurrent": lambda p: asyncio.run(kv_ours.set_rate(p, many, 100)),
+        "floor: set, 1 key a commit": lambda p: kv_floor.set_rate(p, few, 1),
+        "set, one by one": lambda p: asyncio.run(kv_ours.set_rate(p, few, 1)),
+        "floor: get, one by one": lambda p: kv_floor.get_rate(p, many),
+        "get, 100 concurrent": lambda p: asyncio.run(kv_ours.get_rate(p, many, 100)),
+        "get, one by one": lambda p: asyncio.run(kv_ours.get_rate(p, few, 1)),
+        "floor: check + set + send, 100 a commit": lambda p: kv_floor.atomic_rate(p, many, 100),
+        "check + set + enqueue, 100 concurrent": lambda p: asyncio.run(
+            kv_ours.atomic_rate(p, many, 100)
+        ),
+        "floor: check + set + send, 1 a commit": lambda p: kv_floor.atomic_rate(p, few, 1),
+        "check + set + enqueue, one by one": lambda p: asyncio.run(kv_ours.atomic_rate(p, few, 1)),
+        "floor: list, 100,000 keys": lambda p: kv_floor.list_rate(p, listed),
+        "list, 100,000 keys": lambda p: asyncio.run(kv_ours.list_rate(p, listed)),
     }
 
 
@@ -45,6 +67,13 @@ RATIOS = {
     "handle, 2,000 waiting": "floor: claim + delete, batches of 100",
     "handle, 20,000 waiting": "floor: claim + delete, batches of 100",
     "handle, 200,000 waiting": "handle, 2,000 waiting",
+    "set, 100 concurrent": "floor: set, 100 keys a commit",
+    "set, one by one": "floor: set, 1 key a commit",
+    "get, 100 concurrent": "floor: get, one by one",
+    "get, one by one": "floor: get, one by one",
+    "check + set + enqueue, 100 concurrent": "floor: check + set + send, 100 a commit",
+    "check + set + enqueue, one by one": "floor: check + set + send, 1 a commit",
+    "list, 100,000 keys": "floor: list, 100,000 keys",
 }
 
 

@@ -220,7 +220,9 @@ class _Gathered:
         if changes is None:
             raise _CheckFailed
         # The last thing that can fail, and it changes nothing then.
-        if not all(settle_singly(self._connection, write.settlements, self._now_ms)):
+        if write.settlements and not all(
+            settle_singly(self._connection, write.settlements, self._now_ms)
+        ):
             raise LeaseLostError
         self._keys.accept(changes)
         return changes.version
