@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from injector import Injector
 
-from kvqueue_fastapi import KvQueue, KvQueueAdmin, KvQueueModule, KvQueueSettings
+from kvqueue_fastapi import Kv, KvQueue, KvQueueAdmin, KvQueueModule, KvQueueSettings
 from kvqueue_fastapi.dispatch import Dispatcher
 from kvqueue_fastapi.handlers.consumers import collect_handlers
 from kvqueue_fastapi.message import Hold
@@ -78,10 +78,11 @@ class Crowd:
 
 
 class Bench(NamedTuple):
-    """A queue that runs, and its keeper."""
+    """A queue that runs, its keeper, and its keys."""
 
     queue: KvQueue
     admin: KvQueueAdmin
+    kv: Kv
 
 
 @asynccontextmanager
@@ -102,7 +103,7 @@ async def running(
     for message_type, callback in (callbacks or {}).items():
         injector.get(KvQueue).add_listener(message_type, callback)
     async with module.running(injector) as queue:
-        yield Bench(queue, injector.get(KvQueueAdmin))
+        yield Bench(queue, injector.get(KvQueueAdmin), injector.get(Kv))
 
 
 async def until(holds: Callable[[], Any]) -> None:
