@@ -26,7 +26,7 @@ from kvqueue_fastapi.model import (
     Mutation,
     Send,
 )
-from kvqueue_fastapi.outgoing import SendOptions, opened
+from kvqueue_fastapi.outgoing import SendOptions, addressed
 from kvqueue_fastapi.retry import duration_ms
 from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.settings import DEFAULT_MAX_PAYLOAD_BYTES
@@ -149,7 +149,7 @@ class AtomicOperation:
         keys_if_undelivered: Sequence[Key] = (),
     ) -> Self:
         """Send a value; see `Kv.enqueue`."""
-        message_type, data = opened(value)
+        message_type, data = addressed(value)
         options = SendOptions(
             delay=delay or 0,
             backoff_schedule=backoff_schedule,

@@ -42,8 +42,8 @@ class KvQueueClosedError(KvQueueError):
 
     def __init__(self) -> None:
         super().__init__(
-            "The queue is closed: its app has stopped. Send before the shutdown ends, "
-            "or start the app again."
+            "The queue is closed: its app has stopped, or Kv.close was called. Use it before, "
+            "or start it again."
         )
 
 

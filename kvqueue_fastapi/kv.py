@@ -404,13 +404,14 @@ class KvOpening:
         self._url = url
         self._settings = settings
         self._clock = clock
-        self._exits = AsyncExitStack()
+        self._kv: Kv | None = None
 
     def __await__(self) -> Generator[Any, None, Kv]:
         return self._open().__await__()
 
     async def __aenter__(self) -> Kv:
-        return await self._open()
+        self._kv = await self._open()
+        return self._kv
 
     async def __aexit__(
         self,
@@ -418,22 +419,22 @@ class KvOpening:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._close()
+        if self._kv is not None:
+            await self._kv.close()
 
     async def _open(self) -> Kv:
         settings = self._settings or KvQueueSettings()
         url = settings.url if self._url is None else self._url
-        handle = StoreHandle()
-        await self._exits.enter_async_context(opened(handle, url, settings, self._clock))
+        handle, exits = StoreHandle(), AsyncExitStack()
+
+        async def close() -> None:
+            await to_the_end(asyncio.get_running_loop().create_task(exits.aclose()))
+
+        await exits.enter_async_context(opened(handle, url, settings, self._clock))
         sender = Sender(handle, settings)
         subscriptions = Subscriptions(handle, sender)
-        self._exits.push_async_callback(subscriptions.close)
-        # Beside the keys that come, because this one may only read.
-        await asyncio.to_thread(handle.store.sweep)
-        return Kv(handle=handle, sender=sender, subscriptions=subscriptions, close=self._close)
-
-    async def _close(self) -> None:
-        await to_the_end(asyncio.get_running_loop().create_task(self._exits.aclose()))
+        exits.push_async_callback(subscriptions.close)
+        return Kv(handle=handle, sender=sender, subscriptions=subscriptions, close=close)
 
 
 def _encoded(keys: Any, most: int, what: str) -> tuple[bytes, ...]:

@@ -90,7 +90,7 @@ def prepare(
     return _with_options(message_type, text, options, settings)
 
 
-def opened(value: Any) -> tuple[str, Any]:
+def addressed(value: Any) -> tuple[str, Any]:
     """Tell under which type, and as which payload, a value is sent that is enqueued.
 
     The one rule: a mapping with exactly the keys `type`, a str, and `data` is an envelope: a

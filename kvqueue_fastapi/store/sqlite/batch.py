@@ -63,7 +63,7 @@ class Batch:
         try:
             with write_transaction(connection, self._patience):
                 answers = self._together(connection, requests)
-                new_types = self._remember_types(connection, requests)
+                new_types = self._remember_types(connection, requests, answers)
             self._known_types |= new_types
         except KvQueueError:  # the lock was not to be had: no request's own error
             raise
@@ -111,13 +111,13 @@ class Batch:
         return answers
 
     def _remember_types(
-        self, connection: sqlite3.Connection, requests: Sequence[Request]
+        self, connection: sqlite3.Connection, requests: Sequence[Request], answers: Sequence[Any]
     ) -> set[str]:
         """Note when a type was first sent. Returns those that are new to this process."""
         sent = {
             send.type
-            for request in requests
-            if isinstance(request, AtomicWrite)
+            for request, answer in zip(requests, answers, strict=True)
+            if isinstance(request, AtomicWrite) and isinstance(answer, Committed) and answer.ok
             for send in request.sends
         }
         new_types = sent - self._known_types

@@ -154,11 +154,10 @@ class Keys:
                 values = [value for key, row in there[done : done + size] for value in (key, *row)]
                 self._connection.execute(sql.SET_KEYS[size], values)
                 done += size
+        # More than came, so that what has expired never piles up.
         expiring = sum(row.expires_at_ms is not None for _, row in there)
-        if expiring:
-            # A few more than came, so that what has expired never piles up.
-            names = {"now_ms": self._now_ms, "slice": 2 * expiring}
-            self._connection.execute(sql.SWEEP_KEYS, names)
+        names = {"now_ms": self._now_ms, "slice": 2 * expiring + 2}
+        self._connection.execute(sql.SWEEP_KEYS, names)
 
 
 def write_keys(connection: sqlite3.Connection, mutations: Sequence[Mutation], now_ms: int) -> None:
