@@ -13,6 +13,7 @@ from kvqueue_fastapi.model import Options
 from kvqueue_fastapi.settings import MAX_BACKOFF_STEP_S, MAX_BACKOFF_STEPS
 
 MAX_HEADERS_BYTES: Final = 8 * 1024
+U64_BYTES: Final = 8
 
 _MAX_NESTING: Final = 200
 """What pydantic's JSON reader takes; its writer goes to 254."""
@@ -87,6 +88,16 @@ def decode_payload(text: str, adapter: TypeAdapter[Any] | None, what: str = "Pay
             f"{_REMEDIES[what]}"
         )
         raise PayloadError(msg) from exc
+
+
+def encode_u64(number: int) -> bytes:
+    """Encode a counter as 8 bytes, the lowest first."""
+    return number.to_bytes(U64_BYTES, "little")
+
+
+def decode_u64(raw: bytes) -> int | None:
+    """Decode what `encode_u64` made; None: another program wrote something else."""
+    return int.from_bytes(raw, "little") if len(raw) == U64_BYTES else None
 
 
 def canonical_digest(payload: str) -> bytes:

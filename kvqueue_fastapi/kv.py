@@ -2,7 +2,7 @@
 
 import asyncio
 import builtins
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from types import TracebackType
@@ -15,7 +15,7 @@ from kvqueue_fastapi.errors import InvalidOptionError, KvQueueError
 from kvqueue_fastapi.keys import Key, SetKey, encode_key_for_read, encode_key_for_write
 from kvqueue_fastapi.listing import KvList, select
 from kvqueue_fastapi.model import AtomicWrite, KvDelete
-from kvqueue_fastapi.opening import opened
+from kvqueue_fastapi.opening import Opening, opened
 from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.base import Clock
@@ -72,7 +72,7 @@ class Kv:
         *,
         settings: KvQueueSettings | None = None,
         clock: Clock | None = None,
-    ) -> "KvOpening":
+    ) -> "Opening[Kv]":
         """Open a store without an app: `kv = await Kv.open(…)` or `async with Kv.open(…) as kv`.
 
         Several may be open on one file, in one process or in many. It is used on the event
@@ -89,7 +89,7 @@ class Kv:
             InvalidOptionError: the URL is no path.
             StoreError: the database cannot be opened.
         """
-        return KvOpening(url, settings, clock)
+        return Opening(lambda: _open(url, settings, clock))
 
     @overload
     async def get(
@@ -290,7 +290,7 @@ class Kv:
         if type is not None:
             adapter_of(type)
         encoded = _encoded(keys, MAX_WATCHED_KEYS, "keys")
-        return self._watch(tuple(keys), encoded, type)
+        return self._subscriptions.watch(tuple(keys), encoded, type)
 
     def atomic(self) -> AtomicOperation:
         """Begin an operation whose checks, changes and messages are committed together."""
@@ -373,18 +373,6 @@ class Kv:
     ) -> None:
         await self.close()
 
-    async def _watch(
-        self, keys: Sequence[Key], encoded: Sequence[bytes], kind: Any
-    ) -> AsyncGenerator[Entries[Any]]:
-        snapshots = self._subscriptions.watch(encoded)
-        try:
-            async for snapshot in snapshots:
-                yield [
-                    entry_of(key, found, kind) for key, found in zip(keys, snapshot, strict=True)
-                ]
-        finally:
-            await snapshots.aclose()
-
     def _closing(self) -> Callable[[], Awaitable[None]]:
         if self._close is None:
             msg = (
@@ -395,46 +383,19 @@ class Kv:
         return self._close
 
 
-class KvOpening:
-    """What `Kv.open` gives: to be awaited, or entered with `async with`."""
+async def _open(url: str | None, settings: KvQueueSettings | None, clock: Clock | None) -> Kv:
+    settings = settings or KvQueueSettings()
+    url = settings.url if url is None else url
+    handle, exits = StoreHandle(), AsyncExitStack()
 
-    def __init__(
-        self, url: str | None, settings: KvQueueSettings | None, clock: Clock | None
-    ) -> None:
-        self._url = url
-        self._settings = settings
-        self._clock = clock
-        self._kv: Kv | None = None
+    async def close() -> None:
+        await to_the_end(asyncio.get_running_loop().create_task(exits.aclose()))
 
-    def __await__(self) -> Generator[Any, None, Kv]:
-        return self._open().__await__()
-
-    async def __aenter__(self) -> Kv:
-        self._kv = await self._open()
-        return self._kv
-
-    async def __aexit__(
-        self,
-        kind: builtins.type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._kv is not None:
-            await self._kv.close()
-
-    async def _open(self) -> Kv:
-        settings = self._settings or KvQueueSettings()
-        url = settings.url if self._url is None else self._url
-        handle, exits = StoreHandle(), AsyncExitStack()
-
-        async def close() -> None:
-            await to_the_end(asyncio.get_running_loop().create_task(exits.aclose()))
-
-        await exits.enter_async_context(opened(handle, url, settings, self._clock))
-        sender = Sender(handle, settings)
-        subscriptions = Subscriptions(handle, sender)
-        exits.push_async_callback(subscriptions.close)
-        return Kv(handle=handle, sender=sender, subscriptions=subscriptions, close=close)
+    await exits.enter_async_context(opened(handle, url, settings, clock))
+    sender = Sender(handle, settings)
+    subscriptions = Subscriptions(handle, sender)
+    exits.push_async_callback(subscriptions.close)
+    return Kv(handle=handle, sender=sender, subscriptions=subscriptions, close=close)
 
 
 def _encoded(keys: Any, most: int, what: str) -> tuple[bytes, ...]:

@@ -85,7 +85,7 @@ class Runtime:
             try:
                 yield
             finally:
-                await self._subscriptions.close()
+                await to_the_end(asyncio.create_task(self._subscriptions.close()))
 
     @asynccontextmanager
     async def listening(self) -> AsyncGenerator[None]:
@@ -103,18 +103,22 @@ class Runtime:
         try:
             yield
         finally:
+            # Also where this process does not listen by itself, somebody may have called
+            # listen_queue; and the grace of both is one.
+            stops = [self._subscriptions.stop_listening()]
             if listens:
-                await _stopped(listener.stop())
-            # Also where this process does not listen by itself: somebody may have called it.
-            await _stopped(self._subscriptions.stop_listening())
+                stops.append(listener.stop())
+            await _stopped(*stops)
 
 
-async def _stopped(stopping: Coroutine[Any, Any, None]) -> None:
+async def _stopped(*stops: Coroutine[Any, Any, None]) -> None:
+    stopping = [asyncio.create_task(stop) for stop in stops]
     try:
-        await to_the_end(asyncio.create_task(stopping))
-    except Exception:
-        # Raising here would skip the shutdown of the user's own resources.
-        log.exception("A listener could not stop cleanly; its messages come again")
+        await to_the_end(asyncio.create_task(asyncio.wait(stopping)))
+    finally:
+        for error in filter(None, (task.exception() for task in stopping)):
+            # Raising here would skip the shutdown of the user's own resources.
+            log.error("A listener could not stop cleanly; its messages come again", exc_info=error)
 
 
 class _Life:

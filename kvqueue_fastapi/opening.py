@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar
 
 from kvqueue_fastapi.endings import to_the_end
 from kvqueue_fastapi.settings import KvQueueSettings
@@ -12,6 +14,41 @@ from kvqueue_fastapi.store.base import Clock
 from kvqueue_fastapi.store.handle import StoreHandle
 
 log = logging.getLogger("kvqueue_fastapi")
+
+
+class Closable(Protocol):
+    """What an `Opening` opens."""
+
+    async def close(self) -> None:
+        """Close it; fine to call twice."""
+        ...
+
+
+T = TypeVar("T", bound=Closable)
+
+
+class Opening(Generic[T]):
+    """What is opened when it is awaited, or opened and closed when it is entered."""
+
+    def __init__(self, open_it: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self._open_it = open_it
+        self._opened: T | None = None
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return self._open_it().__await__()
+
+    async def __aenter__(self) -> T:
+        self._opened = await self._open_it()
+        return self._opened
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._opened is not None:
+            await self._opened.close()
 
 
 @asynccontextmanager

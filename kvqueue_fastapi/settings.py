@@ -97,7 +97,7 @@ class KvQueueSettings(BaseSettings):
         default=DEFAULT_MAX_PAYLOAD_BYTES,
         ge=1,
         le=MAX_PAYLOAD_LIMIT_BYTES,
-        description="Bytes that a payload may take as UTF-8 JSON, at most 16 MiB.",
+        description="Bytes that a payload or value may take, at most 16 MiB.",
     )
     max_pending: int | None = Field(
         default=None,

@@ -2,19 +2,22 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from kvqueue_fastapi.endings import to_the_end
+from kvqueue_fastapi.entries import KvEntry, entry_of
 from kvqueue_fastapi.errors import HandlerError
 from kvqueue_fastapi.handlers.consumers import handler_of_callback
 from kvqueue_fastapi.handlers.table import HandlerTable
+from kvqueue_fastapi.keys import Key
 from kvqueue_fastapi.listener import Listener
 from kvqueue_fastapi.model import BARE_TYPE
 from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.settings import overruled
 from kvqueue_fastapi.store.base import Store
 from kvqueue_fastapi.store.handle import StoreHandle
-from kvqueue_fastapi.watch import Snapshot, Watches
+from kvqueue_fastapi.watch import Watches
 
 
 class Subscriptions:
@@ -33,12 +36,18 @@ class Subscriptions:
         self._watches: Watches | None = None
         self._listenings: set[_Listening] = set()
 
-    def watch(self, keys: Sequence[bytes]) -> AsyncGenerator[Snapshot]:
+    async def watch(
+        self, keys: Sequence[Key], encoded: Sequence[bytes], kind: Any
+    ) -> AsyncGenerator[list[KvEntry[Any]]]:
         """Follow what is under these keys; see `Watches.follow`."""
         store = self._handle.store
         if self._watches is None or self._watched is not store:
             self._watched, self._watches = store, Watches(store)
-        return self._watches.follow(keys)
+        async with aclosing(self._watches.follow(encoded)) as snapshots:
+            async for snapshot in snapshots:
+                yield [
+                    entry_of(key, found, kind) for key, found in zip(keys, snapshot, strict=True)
+                ]
 
     async def listen(self, callback: Callable[..., Any]) -> None:
         """Hand bare values to a function until the store closes or the caller is cancelled.

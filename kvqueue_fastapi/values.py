@@ -7,12 +7,11 @@ from typing import Any, Final
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 
-from kvqueue_fastapi.codec import decode_payload, encode_payload
+from kvqueue_fastapi.codec import decode_payload, decode_u64, encode_payload, encode_u64
 from kvqueue_fastapi.errors import InvalidOptionError, PayloadError, PayloadTooLargeError
 from kvqueue_fastapi.model import Encoding
 
 MAX_U64: Final = (1 << 64) - 1
-_U64_BYTES: Final = 8
 _MOST_SHOWN_BITS: Final = 256
 
 
@@ -72,7 +71,7 @@ def encode_value(value: Any, limit_bytes: int) -> tuple[bytes, Encoding]:
         PayloadTooLargeError: it takes more than `limit_bytes`.
     """
     if isinstance(value, KvU64):
-        return value.value.to_bytes(_U64_BYTES, "little"), Encoding.U64
+        return encode_u64(value.value), Encoding.U64
     if isinstance(value, bytes | bytearray | memoryview):
         raw = bytes(value)
         if len(raw) > limit_bytes:
@@ -99,8 +98,9 @@ def decode_value(value: bytes, encoding: int, kind: Any) -> Any:
         return decode_payload(value.decode("utf-8", "replace"), adapter, "Value")
     if encoding == Encoding.BYTES:
         return value if adapter is None else _validated(adapter, value)
-    if encoding == Encoding.U64 and len(value) == _U64_BYTES:
-        return _counter(int.from_bytes(value, "little"), adapter)
+    number = decode_u64(value) if encoding == Encoding.U64 else None
+    if number is not None:
+        return _counter(number, adapter)
     msg = (
         f"Value of {len(value)} bytes has the encoding {encoding}, which is none. "
         "Another program wrote it; delete the key."

@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
-from kvqueue_fastapi.errors import KvQueueClosedError, KvQueueError
+from kvqueue_fastapi.errors import KvQueueClosedError
 from kvqueue_fastapi.model import Stored
 from kvqueue_fastapi.store.base import MAX_READ_KEYS, Store
 
@@ -89,7 +89,8 @@ class Watches:
         except KvQueueClosedError:
             self._closed = True
             return 0
-        except KvQueueError:
+        except Exception:
+            # No error of the store ends a watch, as none ends a listener.
             log.exception("Watched keys could not be read; they are read again")
             return POLL_S
 

@@ -6,12 +6,11 @@ Idea: Deno KV's mutations of `Deno.KvU64`, and its sums of plain numbers.
 import math
 from typing import Final
 
-from kvqueue_fastapi.codec import decode_payload, encode_payload
+from kvqueue_fastapi.codec import decode_payload, decode_u64, encode_payload, encode_u64
 from kvqueue_fastapi.errors import InvalidOptionError, PayloadError
 from kvqueue_fastapi.model import Arithmetic, Encoding, KvArithmetic
 
 U64_VALUES: Final = 1 << 64
-U64_BYTES: Final = 8
 _MAX_NUMBER_BYTES: Final = 4_096
 
 Number = tuple[bytes, int]
@@ -31,11 +30,6 @@ def combined(stored: Number | None, mutation: KvArithmetic) -> tuple[bytes, Enco
     if mutation.encoding is Encoding.U64:
         return _u64(_combined_u64(stored, mutation))
     return _summed(stored, mutation)
-
-
-def encode_u64(number: int) -> bytes:
-    """Encode as 8 bytes, the lowest first."""
-    return number.to_bytes(U64_BYTES, "little")
 
 
 def _combined_u64(stored: Number | None, mutation: KvArithmetic) -> int:
@@ -87,9 +81,7 @@ def _json(number: float) -> tuple[bytes, Encoding]:
 
 def _stored_u64(stored: Number) -> int | None:
     value, encoding = stored
-    if encoding != Encoding.U64 or len(value) != U64_BYTES:
-        return None
-    return int.from_bytes(value, "little")
+    return decode_u64(value) if encoding == Encoding.U64 else None
 
 
 def _stored_number(stored: Number) -> int | float:

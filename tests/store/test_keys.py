@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from kvqueue_fastapi.codec import encode_options
+from kvqueue_fastapi.codec import encode_options, encode_u64
 from kvqueue_fastapi.errors import InvalidOptionError
 from kvqueue_fastapi.keys import versionstamp_of, with_versionstamp
 from kvqueue_fastapi.model import (
@@ -23,7 +23,6 @@ from kvqueue_fastapi.model import (
     Outcome,
 )
 from kvqueue_fastapi.store import AnyStore
-from kvqueue_fastapi.store.arithmetic import encode_u64
 from kvqueue_fastapi.store.base import MAX_READ_KEYS
 from tests.store.given import ManualClock, claim, ending, mail, send
 
