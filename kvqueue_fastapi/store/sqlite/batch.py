@@ -114,6 +114,9 @@ class Batch:
         self, connection: sqlite3.Connection, requests: Sequence[Request], answers: Sequence[Any]
     ) -> set[str]:
         """Note when a type was first sent. Returns those that are new to this process."""
+        writes = [request for request in requests if isinstance(request, AtomicWrite)]
+        if not {send.type for write in writes for send in write.sends} - self._known_types:
+            return set()
         sent = {
             send.type
             for request, answer in zip(requests, answers, strict=True)
@@ -281,9 +284,11 @@ def _may_change(request: Request) -> bool:
 
 
 def _may_change_keys(request: Request) -> bool:
-    if isinstance(request, AtomicWrite):
-        return bool(request.mutations or any(map(_writes_keys, request.settlements)))
-    return isinstance(request, SettleRequest) and any(map(_writes_keys, request.settlements))
+    if isinstance(request, ClaimRequest):
+        return False
+    if isinstance(request, AtomicWrite) and request.mutations:
+        return True
+    return any(map(_writes_keys, request.settlements))
 
 
 def _writes_keys(settlement: Settlement) -> bool:
