@@ -1,23 +1,39 @@
 """The README is true: its example runs and is well typed, its settings are the settings."""
 
 import ast
+import asyncio
 import importlib.util
+import inspect
 import re
 import subprocess
 import sys
 import textwrap
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from httpx2 import ASGITransport, AsyncClient
 
 import kvqueue_fastapi
-from kvqueue_fastapi import KvQueueSettings
+from kvqueue_fastapi import (
+    AtomicOperation,
+    Key,
+    Kv,
+    KvDep,
+    KvQueueModule,
+    KvQueueSettings,
+    get_kv,
+)
 from kvqueue_fastapi.testing import drain
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 PYTHON_BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+PASTED = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
 
 @pytest.fixture
@@ -68,19 +84,131 @@ def test_first_example_is_clean_under_a_strict_type_checker(example: Path) -> No
 
 @pytest.mark.parametrize("block", PYTHON_BLOCKS[1:])
 def test_how_to_is_python_and_names_what_there_is(block: str) -> None:
-    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST
+    flags = PASTED | ast.PyCF_ONLY_AST
     tree = compile(textwrap.dedent(block), "README.md", "exec", flags=flags)
 
     assert tree.body
 
 
+def how_to(begins: str) -> str:
+    (block,) = [block for block in PYTHON_BLOCKS if block.startswith(begins)]
+    return str(block)
+
+
+async def paste(block: str, names: dict[str, Any]) -> None:
+    """Run a block as `python -m asyncio` does."""
+    ending = eval(compile(block, "README.md", "exec", flags=PASTED), names)
+    if inspect.isawaitable(ending):
+        await ending
+
+
+async def becomes(kv: Kv, key: Key, value: int) -> bool:
+    async with asyncio.timeout(20), aclosing(kv.watch([key], int)) as states:
+        async for (entry,) in states:
+            if entry.value == value:
+                return True
+    return False
+
+
+@pytest.fixture
+async def pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[dict[str, Any]]:
+    """The names that are there after the first block about keys, which opens a store."""
+    monkeypatch.chdir(tmp_path)
+    said: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
+    names = {"said": said, "print": lambda *what: said.put_nowait(what)}
+    await paste(how_to("from kvqueue_fastapi import Kv, KvU64"), names)
+    yield names
+    await names["kv"].close()
+
+
+async def test_how_to_keep_keys_runs(pasted: dict[str, Any]) -> None:
+    keys = [entry.key async for entry in pasted["kv"].list(prefix=())]
+
+    assert keys == [("sessions", "c0ffee"), ("users", 1), ("visits",)]
+    assert [pasted["ada"].value.name, pasted["nobody"].value] == ["Ada", None]
+    assert pasted["said"].get_nowait() == (("users", 1), "Ada")
+    assert pasted["users"].cursor == ""
+
+
+async def test_how_to_keep_keys_in_an_app_runs(pasted: dict[str, Any]) -> None:
+    app = FastAPI()
+    app.dependency_overrides[get_kv] = lambda: pasted["kv"]
+
+    await paste(how_to('@app.get("/users/'), {**pasted, "app": app, "KvDep": KvDep})
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://app") as client:
+        answers = [(await client.get(f"/users/{number}")).json() for number in (1, 2)]
+
+    assert answers == [{"name": "Ada"}, None]
+
+
+async def test_how_to_commit_runs(pasted: dict[str, Any]) -> None:
+    kv: Kv = pasted["kv"]
+
+    await paste(how_to("async def move("), pasted)
+
+    balances = await kv.get_many([("balance", "ann"), ("balance", "bob"), ("moves",)], int)
+    assert [entry.value for entry in balances] == [-5, 5, 1]
+    assert [entry.value async for entry in kv.list(prefix=("log",))] == [5]
+
+
+async def test_how_to_have_an_effect_once_runs(pasted: dict[str, Any]) -> None:
+    kv: Kv = pasted["kv"]
+
+    await paste(how_to("from kvqueue_fastapi import Message"), pasted)
+    async with KvQueueModule("try.db", consumers=[pasted["count"]]).running() as queue:
+        await queue.send_message("page.visited", "/")
+        assert await becomes(kv, ("visits", "/"), 1)
+    # With a nonce; it listens until the store closes.
+    listening = asyncio.create_task(paste(how_to("from uuid import"), pasted))
+    assert await becomes(kv, ("visits", "/"), 2)
+
+    assert [entry async for entry in kv.list(prefix=("nonces",))] == []
+    await kv.close()
+    await listening
+
+
+async def test_how_to_watch_runs(pasted: dict[str, Any]) -> None:
+    kv: Kv = pasted["kv"]
+    pasted["said"].get_nowait()
+
+    watching = asyncio.create_task(paste(how_to("async for beta, sale"), pasted))
+    at_first = await pasted["said"].get()
+    await kv.set(("flags", "sale"), True)
+    then = await pasted["said"].get()
+
+    assert [at_first, then] == [(None, None), (None, True)]
+    await kv.close()
+    await watching
+
+
+def test_how_to_do_without_an_app_runs(tmp_path: Path) -> None:
+    (tmp_path / "mail.py").write_text(how_to("import asyncio\n"))
+
+    command = [sys.executable, "-u", "mail.py"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        said = running.stdout.readline()
+        running.kill()
+
+    assert said == "to ada\n"
+
+
 def test_names_of_the_package_in_the_text_exist() -> None:
     named = set(
-        re.findall(r"\b(?:KvQueue\w+|\w*(?:Error|RetryLater|Reject|OutgoingMessage))\b", README)
+        re.findall(r"\b(?:Kv[A-Z]\w+|\w*(?:Error|RetryLater|Reject|OutgoingMessage))\b", README)
     )
 
     unknown = named - {*kvqueue_fastapi.__all__, "PermissionError"}
     assert unknown == set()
+
+
+def test_methods_of_keys_in_the_text_exist() -> None:
+    called = set(re.findall(r"\b[kK]v\.(\w+)\(", README))
+    chained = set(re.findall(r"^ +\.(\w+)\(", README, re.MULTILINE))
+
+    assert called - set(dir(Kv)) == set()
+    assert chained - set(dir(AtomicOperation)) == set()
+    assert {"open", "get", "list", "watch", "atomic", "enqueue", "listen_queue"} <= called
 
 
 def test_linked_files_exist() -> None:
