@@ -141,7 +141,7 @@ class AlreadySettledError(KvQueueError):
         super().__init__(
             f"Message {message_id} was settled before, by a commit of message.atomic() or because "
             "its handler has returned, so nothing was written. Put all effects into one "
-            "operation, or use kv.atomic() for what is not to happen once."
+            "operation, or use kv.atomic() for what may happen more than once."
         )
         self.message_id = message_id
 

@@ -276,7 +276,8 @@ class Kv:
 
         The entries come at once, then whenever one has changed, be it by this process, by
         another one, or because it expired. Changes that come one upon the other may be shown
-        as one; the last state is always shown. It ends when the store is closed.
+        as one; the last state is always shown. It ends when the store is closed, or soon after
+        the loop is left; `contextlib.aclosing` ends it at once.
 
         Args:
             keys: at most 10.
@@ -317,7 +318,8 @@ class Kv:
             delay: 0 to 30 days, in seconds or as a `timedelta`; None is 0.
             backoff_schedule: how long to wait before each retry; as for `send_message`.
             keys_if_undelivered: at most 10 keys that are set to the value when it is given up,
-                so that `kv.enqueue(entry.value)` sends it again.
+                so that `kv.enqueue(entry.value)` sends it again, without what else a
+                `send_message` had; `KvQueueAdmin.requeue` keeps that.
 
         Returns:
             Its `versionstamp` and, in `message_ids`, the message's id, once it is on disk.

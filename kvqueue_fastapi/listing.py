@@ -119,7 +119,10 @@ class KvList(Generic[T]):
 
     @property
     def cursor(self) -> str:
-        """What continues this list behind the entry that came last; "" when none is left.
+        """What continues this list behind the entry that came last; "" when none was left.
+
+        A list that stopped at its limit has a cursor even where nothing follows; "" given as a
+        cursor begins anew.
 
         Raises:
             InvalidOptionError: no entry came yet.

@@ -122,8 +122,9 @@ class Message(Generic[T]):
 
             await message.atomic().sum(("orders", "count"), 1).commit()
 
-        Where a check fails, nothing is written, `ok` is false and the message stays as it is.
-        After a commit that succeeded, the message is done: what the handler raises then is
+        Where a check fails, nothing is written, `ok` is false and the message stays as it is:
+        read and commit again, or raise to have it again, because a handler that returns has
+        handled it. After a commit that succeeded, the message is done: what the handler raises then is
         logged and changes nothing. A commit that is under way when the handler is cancelled
         comes to its end first.
 
