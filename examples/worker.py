@@ -57,7 +57,9 @@ async def upload(picture: Picture, queue: KvQueueDep) -> dict[str, int]:
 
 @app.get("/waiting")
 async def waiting(admin: Annotated[KvQueueAdmin, Injected(KvQueueAdmin)]) -> int:
-    return sum(one.ready + one.delayed + one.running for one in await admin.counts())
+    return sum(
+        one.ready + one.delayed + one.running + one.quarantined for one in await admin.counts()
+    )
 
 
 # --- the worker process --------------------------------------------------------------------

@@ -124,9 +124,9 @@ class Message(Generic[T]):
 
         Where a check fails, nothing is written, `ok` is false and the message stays as it is:
         read and commit again, or raise to have it again, because a handler that returns has
-        handled it. After a commit that succeeded, the message is done: what the handler raises then is
-        logged and changes nothing. A commit that is under way when the handler is cancelled
-        comes to its end first.
+        handled it. After a commit that succeeded, the message is done: what the handler raises
+        then is logged and changes nothing. A commit that is under way when the handler is
+        cancelled comes to its end first.
 
         Raises:
             HandlerError: the handler is no `async def`, so it could not await the commit.
