@@ -58,6 +58,7 @@ def bits_in_order(part: KeyPart) -> Any:
     return bits if bits >= 0 else -(bits & (2**63 - 1)) - 1
 
 
+@pytest.mark.case(1)
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["hex"])
 def test_golden_keys_of_deno_encode_and_decode_alike(vector: dict[str, Any]) -> None:
     key = read_key(vector)
