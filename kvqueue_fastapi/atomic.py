@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NoReturn, Self, overload
 
+from kvqueue_fastapi.codec import U64_BYTES
 from kvqueue_fastapi.entries import KvCommit, KvEntry, commit_of
 from kvqueue_fastapi.errors import InvalidOptionError, PayloadTooLargeError
 from kvqueue_fastapi.keys import (
@@ -275,7 +276,8 @@ class AtomicOperation:
         _within(len(self._checks), MAX_CHECKS, "checks")
         _within(len(self._mutations) + len(self._sends), MAX_MUTATIONS, "mutations")
         key_bytes = sum(len(one.key) for one in self._mutations if not isinstance(one, KvDelete))
-        total_bytes = key_bytes + 4 * self._schedule_steps
+        counters = sum(isinstance(one, KvArithmetic) for one in self._mutations)
+        total_bytes = key_bytes + 4 * self._schedule_steps + U64_BYTES * counters
         total_bytes += sum(len(one.key) for one in (*self._checks, *self._mutations))
         total_bytes += sum(len(one.value) for one in self._mutations if isinstance(one, KvSet))
         total_bytes += sum(len(send.data.encode()) for send in self._sends)

@@ -1,6 +1,7 @@
 """What a message carries, and a value that is JSON, as the text that is stored, and back."""
 
 import json
+import re
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Annotated, Any, Final
@@ -22,6 +23,9 @@ _REMEDIES: Final = {
     "Value": "Read it as what was set, or set it anew.",
 }
 _SHOWN_PROBLEMS: Final = 3
+_MAX_DIGITS: Final = 4_300
+"""Python reads no longer number from text."""
+_LONG_NUMBER: Final = re.compile(rb"[0-9]{%d}" % (_MAX_DIGITS + 1))
 _SHOWN_CHARS: Final = 300
 
 _StepMs = Annotated[int, Field(ge=0, le=MAX_BACKOFF_STEP_S * 1000)]
@@ -59,8 +63,7 @@ def encode_payload(data: Any, limit_bytes: int, what: str = "Payload") -> str:
         raise _unencodable(data, str(exc), what) from exc
     if len(encoded) > limit_bytes:
         raise PayloadTooLargeError(len(encoded), limit_bytes, what)
-    # counted first, because reading back costs more than writing
-    if len(encoded) > _MAX_NESTING and encoded.count(b"[") + encoded.count(b"{") > _MAX_NESTING:
+    if len(encoded) > _MAX_NESTING and _may_be_unreadable(encoded):
         _refuse_unreadable(data, encoded, what)
     return encoded.decode()
 
@@ -199,11 +202,21 @@ def _unencodable(data: object, problem: str, what: str) -> PayloadError:
     )
 
 
+def _may_be_unreadable(encoded: bytes) -> bool:
+    # counted and searched first, because reading back costs more than writing
+    if encoded.count(b"[") + encoded.count(b"{") > _MAX_NESTING:
+        return True
+    return len(encoded) > _MAX_DIGITS and _LONG_NUMBER.search(encoded) is not None
+
+
 def _refuse_unreadable(data: object, encoded: bytes, what: str) -> None:
     try:
         from_json(encoded)
     except ValueError as exc:
-        problem = f"nobody could read it: {exc}; {_MAX_NESTING} levels are the limit"
+        problem = (
+            f"nobody could read it: {exc}; {_MAX_NESTING} levels are the limit, and "
+            f"{_MAX_DIGITS} digits of a number"
+        )
         raise _unencodable(data, problem, what) from exc
 
 

@@ -11,7 +11,7 @@ from kvqueue_fastapi.values import decode_value
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class KvEntry(Generic[T]):
     """A key with what was found under it.
 
@@ -25,8 +25,18 @@ class KvEntry(Generic[T]):
     value: T | None
     versionstamp: str | None
 
+    def __eq__(self, other: object) -> bool:
+        # A listed entry is equal to the same one that was read.
+        if not isinstance(other, KvEntry):
+            return NotImplemented
+        mine, theirs = (self.key, self.value), (other.key, other.value)
+        return self.versionstamp == other.versionstamp and mine == theirs
 
-@dataclass(frozen=True, slots=True)
+    def __hash__(self) -> int:
+        return hash((self.key, self.versionstamp))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class KvListEntry(KvEntry[T]):
     """An entry of a list, which is there.
 
@@ -64,16 +74,17 @@ def commit_of(committed: Committed) -> KvCommit:
     return KvCommit(committed.ok, versionstamp, tuple(committed.message_ids))
 
 
-def entry_of(key: Key, found: Stored | None, kind: Any) -> KvEntry[Any]:
-    """Make an entry of what was found under a key.
+def entry_of(encoded: bytes, found: Stored | None, kind: Any) -> KvEntry[Any]:
+    """Make an entry of what was found under an encoded key.
 
     Raises:
         PayloadError: the value cannot be read as this type.
     """
+    # As it would be listed, and not as the caller's own parts, which he may change.
+    key = decode_key(encoded)
     if found is None:
-        return KvEntry(tuple(key), None, None)
-    value = _value(found, kind, key)
-    return KvEntry(tuple(key), value, versionstamp_of(found.version))
+        return KvEntry(key, None, None)
+    return KvEntry(key, _value(found, kind, key), versionstamp_of(found.version))
 
 
 def list_entry_of(found: Stored, kind: Any) -> KvListEntry[Any]:

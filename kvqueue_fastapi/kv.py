@@ -121,8 +121,9 @@ class Kv:
             PayloadError: what is stored is not of that type.
         """
         _check_consistency(consistency)
-        (found,) = await self._handle.store.get((encode_key_for_read(key),))
-        return entry_of(key, found, type)
+        encoded = encode_key_for_read(key)
+        (found,) = await self._handle.store.get((encoded,))
+        return entry_of(encoded, found, type)
 
     @overload
     async def get_many(
@@ -156,7 +157,7 @@ class Kv:
         _check_consistency(consistency)
         encoded = _encoded(keys, MAX_RANGES, "ranges")
         found = await self._handle.store.get(encoded) if encoded else []
-        return [entry_of(key, one, type) for key, one in zip(keys, found, strict=True)]
+        return [entry_of(key, one, type) for key, one in zip(encoded, found, strict=True)]
 
     async def set(
         self, key: SetKey, value: Any, *, expire_in: float | timedelta | None = None
@@ -291,7 +292,7 @@ class Kv:
         if type is not None:
             adapter_of(type)
         encoded = _encoded(keys, MAX_WATCHED_KEYS, "keys")
-        return self._subscriptions.watch(tuple(keys), encoded, type)
+        return self._subscriptions.watch(encoded, type)
 
     def atomic(self) -> AtomicOperation:
         """Begin an operation whose checks, changes and messages are committed together."""

@@ -10,7 +10,6 @@ from kvqueue_fastapi.entries import KvEntry, entry_of
 from kvqueue_fastapi.errors import HandlerError
 from kvqueue_fastapi.handlers.consumers import handler_of_callback
 from kvqueue_fastapi.handlers.table import HandlerTable
-from kvqueue_fastapi.keys import Key
 from kvqueue_fastapi.listener import Listener
 from kvqueue_fastapi.model import BARE_TYPE
 from kvqueue_fastapi.sender import Sender
@@ -36,14 +35,12 @@ class Subscriptions:
         self._watches: Watches | None = None
         self._listenings: set[_Listening] = set()
 
-    async def watch(
-        self, keys: Sequence[Key], encoded: Sequence[bytes], kind: Any
-    ) -> AsyncGenerator[list[KvEntry[Any]]]:
+    async def watch(self, keys: Sequence[bytes], kind: Any) -> AsyncGenerator[list[KvEntry[Any]]]:
         """Follow what is under these keys; see `Watches.follow`."""
         store = self._handle.store
         if self._watches is None or self._watched is not store:
             self._watched, self._watches = store, Watches(store)
-        async with aclosing(self._watches.follow(encoded)) as snapshots:
+        async with aclosing(self._watches.follow(keys)) as snapshots:
             async for snapshot in snapshots:
                 yield [
                     entry_of(key, found, kind) for key, found in zip(keys, snapshot, strict=True)

@@ -114,13 +114,15 @@ def adapter_of(kind: Any) -> TypeAdapter[Any]:
     Raises:
         InvalidOptionError: pydantic cannot check it.
     """
+    # Unions are equal whatever their order, which decides how they read.
+    order = None if isinstance(kind, type) else repr(kind)
     try:
-        return _cached_adapter(kind)
+        return _cached_adapter(kind, order)
     except TypeError:  # it has no hash, such as Annotated[int, [1]]
         return _new_adapter(kind)
 
 
-def _new_adapter(kind: Any) -> TypeAdapter[Any]:
+def _new_adapter(kind: Any, _order: str | None = None) -> TypeAdapter[Any]:
     try:
         return TypeAdapter(kind)
     except (PydanticUserError, NameError) as error:

@@ -11,7 +11,7 @@ from kvqueue_fastapi.errors import InvalidOptionError, PayloadError
 from kvqueue_fastapi.model import Arithmetic, Encoding, KvArithmetic
 
 U64_VALUES: Final = 1 << 64
-_MAX_NUMBER_BYTES: Final = 4_096
+_MAX_NUMBER_BYTES: Final = 65_536
 
 Number = tuple[bytes, int]
 """A stored value and its encoding."""
@@ -65,10 +65,12 @@ def _summed(stored: Number | None, mutation: KvArithmetic) -> tuple[bytes, Encod
 
 def _sum(before: float, operand: float) -> float:
     try:
-        total = before + operand
-    except OverflowError:  # an int beyond every float
-        total = math.inf
-    return total
+        return before + operand
+    except OverflowError:  # one is a float, and the other an int beyond every float
+        number, beyond = (before, operand) if isinstance(before, float) else (operand, before)
+        if not math.isfinite(number):
+            return number
+        return math.inf if beyond > 0 else -math.inf
 
 
 def _u64(number: int) -> tuple[bytes, Encoding]:
