@@ -152,7 +152,7 @@ class AtomicOperation:
         """Send a value; see `Kv.enqueue`."""
         message_type, data = addressed(value)
         options = SendOptions(
-            delay=delay or 0,
+            delay=0 if delay is None else delay,
             backoff_schedule=backoff_schedule,
             keys_if_undelivered=keys_if_undelivered,
         )

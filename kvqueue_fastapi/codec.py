@@ -185,6 +185,13 @@ def envelope(message_type: str, data: str) -> str:
     return f'{{"type":{kind},"data":{json_text(data)}}}'
 
 
+def is_envelope(value: Any) -> bool:
+    """Whether it is a mapping with exactly the keys `type`, a str, and `data`."""
+    if not isinstance(value, Mapping) or set(value) != {"type", "data"}:
+        return False
+    return isinstance(value["type"], str)
+
+
 def json_text(data: str) -> str:
     """A stored payload as JSON; what is none becomes a string."""
     try:

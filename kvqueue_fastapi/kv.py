@@ -349,7 +349,8 @@ class Kv:
         Args:
             handler: `async def` or `def`, with one parameter for the value, whose annotation
                 says what it is checked as, and perhaps one for the `Message`. A value that it
-                fails on comes again, by the schedule.
+                fails on comes again, by the schedule; one that does not fit the annotation
+                becomes a dead letter.
 
         Raises:
             HandlerError: it is no function, or has parameters that a handler cannot have.
@@ -360,7 +361,8 @@ class Kv:
         """Stop listening, end all watches, close the store. Closing it again does nothing.
 
         Raises:
-            KvQueueError: it belongs to an app, which closes it.
+            KvQueueError: it belongs to an app, which closes it; or one of its own handlers
+                calls it, for whose end it would wait.
         """
         await self._closing()()
 
@@ -390,9 +392,14 @@ async def _open(url: str | None, settings: KvQueueSettings | None, clock: Clock 
     settings = settings or KvQueueSettings()
     url = settings.url if url is None else url
     handle, exits = StoreHandle(), AsyncExitStack()
+    closing: list[asyncio.Task[None]] = []
 
     async def close() -> None:
-        await to_the_end(asyncio.get_running_loop().create_task(exits.aclose()))
+        subscriptions.refuse_to_wait_for_caller()
+        if not closing:
+            closing.append(asyncio.get_running_loop().create_task(exits.aclose()))
+        # One closing for all who ask, so that nobody is closed upon before it is at its end.
+        await to_the_end(closing[0])
 
     await exits.enter_async_context(opened(handle, url, settings, clock))
     sender = Sender(handle, settings)

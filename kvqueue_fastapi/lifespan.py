@@ -116,7 +116,8 @@ async def _stopped(*stops: Coroutine[Any, Any, None]) -> None:
     try:
         await to_the_end(asyncio.create_task(asyncio.wait(stopping)))
     finally:
-        for error in filter(None, (task.exception() for task in stopping)):
+        ended = [task for task in stopping if task.done() and not task.cancelled()]
+        for error in filter(None, (task.exception() for task in ended)):
             # Raising here would skip the shutdown of the user's own resources.
             log.error("A listener could not stop cleanly; its messages come again", exc_info=error)
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from kvqueue_fastapi.dispatch import Dispatcher, failure_of
 from kvqueue_fastapi.handlers.table import HandlerTable
@@ -95,6 +95,10 @@ class Listener:
         finally:
             # Whatever happened: threads that outlive the event loop wait for it.
             await asyncio.to_thread(self._leave)
+
+    def is_handling_in(self, task: asyncio.Task[Any] | None) -> bool:
+        """Whether a handler runs in this task."""
+        return task in self._running
 
     # --- claiming ---
 

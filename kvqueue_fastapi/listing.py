@@ -1,5 +1,6 @@
 """Lists of keys: what is selected, and the way through it, batch by batch."""
 
+import asyncio
 import binascii
 from base64 import b64decode, urlsafe_b64encode
 from collections.abc import Callable
@@ -114,6 +115,7 @@ class KvList(Generic[T]):
         self._kind = kind
         self._batch: list[Stored] = []
         self._is_last_batch = False
+        self._reading = asyncio.Lock()
         self._cursor: str | None = None
         self._last: bytes | None = None
 
@@ -138,10 +140,13 @@ class KvList(Generic[T]):
         return self
 
     async def __anext__(self) -> KvListEntry[T]:
+        if not self._batch and self._left != 0:
+            # One at a time, so that several who take from one list share it.
+            async with self._reading:
+                if not self._batch and not self._is_last_batch:
+                    await self._read_batch()
         if self._left == 0:
             raise StopAsyncIteration
-        if not self._batch and not self._is_last_batch:
-            await self._read_batch()
         if not self._batch:
             self._last, self._cursor = None, ""
             raise StopAsyncIteration

@@ -13,6 +13,7 @@ from kvqueue_fastapi.codec import (
     decode_payload,
     encode_options,
     encode_payload,
+    is_envelope,
 )
 from kvqueue_fastapi.errors import InvalidOptionError
 from kvqueue_fastapi.keys import Key, encode_key_for_write
@@ -97,11 +98,7 @@ def addressed(value: Any) -> tuple[str, Any]:
     message of that type, for its `@on_queue_message` handler. Anything else is a message of
     type "kv.enqueue", for `Kv.listen_queue`.
     """
-    if isinstance(value, Mapping) and len(value) == 2 and "data" in value:  # noqa: PLR2004 because an envelope has two keys
-        kind = value.get("type")
-        if isinstance(kind, str):
-            return kind, value["data"]
-    return BARE_TYPE, value
+    return (value["type"], value["data"]) if is_envelope(value) else (BARE_TYPE, value)
 
 
 def _with_options(

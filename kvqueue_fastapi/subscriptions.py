@@ -7,7 +7,7 @@ from typing import Any
 
 from kvqueue_fastapi.endings import to_the_end
 from kvqueue_fastapi.entries import KvEntry, entry_of
-from kvqueue_fastapi.errors import HandlerError
+from kvqueue_fastapi.errors import HandlerError, KvQueueError
 from kvqueue_fastapi.handlers.consumers import handler_of_callback
 from kvqueue_fastapi.handlers.table import HandlerTable
 from kvqueue_fastapi.listener import Listener
@@ -53,11 +53,6 @@ class Subscriptions:
             HandlerError: the function cannot be a handler.
         """
         store = self._handle.store
-        if not callable(callback):
-            msg = (
-                f"listen_queue received {callback!r:.80}, which cannot be called. Give a function."
-            )
-            raise HandlerError(msg)
         handler = handler_of_callback(BARE_TYPE, callback)
         if handler.parameters.injected:
             msg = (
@@ -73,6 +68,20 @@ class Subscriptions:
             await listening.run()
         finally:
             self._listenings.discard(listening)
+
+    def refuse_to_wait_for_caller(self) -> None:
+        """Raise where the caller is a handler that the end of its listener would wait for.
+
+        Raises:
+            KvQueueError: it is.
+        """
+        caller = asyncio.current_task()
+        if any(listening.listener.is_handling_in(caller) for listening in self._listenings):
+            msg = (
+                "close() was called by a handler that it would wait for. Let the handler return, "
+                "and close from outside, such as asyncio.create_task(kv.close())."
+            )
+            raise KvQueueError(msg)
 
     async def stop_listening(self) -> None:
         """Drain every listener, and let its `listen` return."""
@@ -90,7 +99,7 @@ class _Listening:
     """One listener, which its caller or the closing of the store stops."""
 
     def __init__(self, listener: Listener) -> None:
-        self._listener = listener
+        self.listener = listener
         self._starting = asyncio.get_running_loop().create_task(listener.start())
         self._stopping: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
@@ -113,6 +122,6 @@ class _Listening:
         try:
             await asyncio.wait([self._starting])
             if not self._starting.cancelled() and self._starting.exception() is None:
-                await self._listener.stop()
+                await self.listener.stop()
         finally:
             self._stopped.set()

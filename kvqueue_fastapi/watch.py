@@ -125,6 +125,7 @@ class _Watch:
         """The latest that was not shown yet; None: the watch has ended."""
         await self._news.wait()
         self._news.clear()
+        self._shown = _versions(self._snapshot)
         return self._snapshot
 
     def show(self, snapshot: Snapshot) -> None:
@@ -132,14 +133,20 @@ class _Watch:
         # A key that expires changes without a commit.
         self.may_have_changed = bool(left_ms)
         self.expires_in_s = min(left_ms, default=POLL_S * 1000) / 1000
-        versions = [one and one.version for one in snapshot]
-        if versions != self._shown:
-            self._shown, self._snapshot = versions, snapshot
+        if _versions(snapshot) == self._shown:
+            # It has come back to what was shown, before anybody saw it otherwise.
+            self._news.clear()
+        else:
+            self._snapshot = snapshot
             self._news.set()
 
     def end(self) -> None:
         self._snapshot = None
         self._news.set()
+
+
+def _versions(snapshot: Snapshot | None) -> list[int | None] | None:
+    return None if snapshot is None else [one and one.version for one in snapshot]
 
 
 def _readable_at_once(watches: Sequence[_Watch]) -> Sequence[_Watch]:

@@ -108,9 +108,19 @@ def handler_of_callback(message_type: str, callback: Callable[..., Any]) -> Hand
     Raises:
         HandlerError: it has parameters that a handler cannot have.
     """
+    if isinstance(callback, type) or not callable(callback):
+        msg = (
+            f"{callback!r:.80} is given as a handler of {message_type!r}, allowed is a function. "
+            "Give a function or a bound method; a class is listed as a consumer."
+        )
+        raise HandlerError(msg)
     called = _called(callback)
     name = describe(called)
-    parameters = plan_parameters(inner_function(called), name=name)
+    try:
+        parameters = plan_parameters(inner_function(called), name=name)
+    except ValueError as error:  # such as a builtin, of which nobody knows what it takes
+        msg = f"{name} has no signature: {error}. Give a function that calls it."
+        raise HandlerError(msg) from error
     return bind_handler(Mark(message_type), called, parameters, name=name)
 
 

@@ -2,7 +2,7 @@
 
 import sqlite3
 
-from kvqueue_fastapi.codec import decode_options, envelope, json_text
+from kvqueue_fastapi.codec import decode_options, decode_payload, envelope, is_envelope, json_text
 from kvqueue_fastapi.errors import PayloadError
 from kvqueue_fastapi.model import BARE_TYPE, Encoding, Failure, KvSet
 from kvqueue_fastapi.store.sqlite import statements as sql
@@ -43,7 +43,10 @@ def bury(
 
 def _undelivered_value(message_type: str, data: str) -> bytes:
     """What `Kv.enqueue` would send again."""
-    text = json_text(data) if message_type == BARE_TYPE else envelope(message_type, data)
+    text = json_text(data)
+    # What only looks like an envelope, such as a model, needs one to come back as it is.
+    if message_type != BARE_TYPE or is_envelope(decode_payload(text, None)):
+        text = envelope(message_type, data)
     return text.encode()
 
 

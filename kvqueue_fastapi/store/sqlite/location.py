@@ -3,7 +3,7 @@
 import re
 import socket
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from kvqueue_fastapi.errors import InvalidOptionError, StoreError
 
@@ -26,6 +26,10 @@ def path_of(url: str) -> str:
     Raises:
         InvalidOptionError: it is empty, or begins with ":" without being `:memory:`.
     """
+    given: Any = url
+    if not isinstance(given, str):
+        msg = f"The URL is {given!r:.80}, allowed is a str. Write str(path)."
+        raise InvalidOptionError(msg)
     path = url.removeprefix("sqlite:///")
     if path == MEMORY:
         return path
