@@ -113,6 +113,34 @@ async def until(holds: Callable[[], Any]) -> None:
             await asyncio.sleep(0.01)
 
 
+@asynccontextmanager
+async def listening(kv: Kv, *handlers: Callable[..., Any]) -> AsyncGenerator[None]:
+    """Let handlers listen to bare values meanwhile."""
+    tasks = [asyncio.create_task(kv.listen_queue(handler)) for handler in handlers]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(one) for one in ended} <= {asyncio.CancelledError, type(None)}
+
+
+def failing(seen: Seen) -> Callable[..., Any]:
+    """Make a handler that keeps its value and fails."""
+
+    async def fail(value: Any) -> None:
+        seen.add(value)
+        raise ValueError("it fails always")
+
+    return fail
+
+
+async def is_there(kv: Kv, key: tuple[Any, ...]) -> bool:
+    """Whether a key is."""
+    return (await kv.get(key)).versionstamp is not None
+
+
 class ManualClock:
     """Time passes when a test says so."""
 

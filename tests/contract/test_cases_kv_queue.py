@@ -1,32 +1,23 @@
-"""Cases 58 to 60, 63, 77 and 83 to 85 through `Kv`, and who gets what is enqueued."""
+"""Cases 58 to 60, 63, 77 and 83 to 85 through `Kv`."""
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from injector import Injector
 from pydantic import BaseModel
 
 from kvqueue_fastapi import (
-    InvalidOptionError,
     Kv,
-    KvQueue,
-    KvQueueAdmin,
-    KvQueueModule,
-    KvQueueSettings,
     KvU64,
     Message,
     PayloadError,
-    on_queue_message,
 )
-from tests.contract.harness import Seen, until
+from tests.contract.harness import Seen, failing, is_there, listening, until
 
 BOB, LIZ = ("balance", "bob"), ("balance", "liz")
 ORDER = {"type": "order.created", "data": {"id": 7}}
@@ -53,51 +44,9 @@ class Event(BaseModel):
     data: int
 
 
-class House(NamedTuple):
-    """What an app's container gives."""
-
-    kv: Kv
-    queue: KvQueue
-    admin: KvQueueAdmin
-
-
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     return str(tmp_path / "kv.db")
-
-
-@pytest.fixture
-async def kv(url: str) -> AsyncIterator[Kv]:
-    async with Kv.open(url) as kv:
-        yield kv
-
-
-@asynccontextmanager
-async def listening(kv: Kv, *handlers: Callable[..., Any]) -> AsyncGenerator[None]:
-    tasks = [asyncio.create_task(kv.listen_queue(handler)) for handler in handlers]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        ended = await asyncio.gather(*tasks, return_exceptions=True)
-        assert {type(one) for one in ended} <= {asyncio.CancelledError, type(None)}
-
-
-@asynccontextmanager
-async def app(url: str, *consumers: Any, **settings: Any) -> AsyncGenerator[House]:
-    module = KvQueueModule(url, consumers=consumers, settings=KvQueueSettings(**settings))
-    injector = Injector([module])
-    async with module.running(injector) as queue:
-        yield House(injector.get(Kv), queue, injector.get(KvQueueAdmin))
-
-
-def failing(seen: Seen) -> Callable[..., Any]:
-    async def fail(value: Any) -> None:
-        seen.add(value)
-        raise ValueError("it fails always")
-
-    return fail
 
 
 def messages(url: str) -> int:
@@ -316,159 +265,6 @@ async def test_nonce_lets_the_effects_of_a_message_happen_once(kv: Kv) -> None:
     assert [entry.value for entry in entries] == [90, 10, KvU64(1), KvU64(1), None]
 
 
-async def test_envelope_reaches_the_handler_of_its_type_and_all_else_the_listener(
-    url: str,
-) -> None:
-    orders, bare = Seen(), Seen()
-
-    @on_queue_message("order.created")
-    async def handle(order: Order) -> None:
-        orders.add(order)
-
-    async with app(url, handle) as house, listening(house.kv, bare.take):
-        for value in [
-            ORDER,
-            *NO_ENVELOPES,
-            MappingProxyType(ORDER),
-            {**ORDER, "data": Order(id=8)},
-        ]:
-            await house.kv.enqueue(value)
-        await bare.stay(len(NO_ENVELOPES))
-        await orders.stay(3)
-
-    assert orders == [Order(id=7), Order(id=7), Order(id=8)]
-    assert bare == NO_ENVELOPES
-
-
-async def test_envelope_is_what_send_message_sends_and_a_bare_value_has_a_type(url: str) -> None:
-    orders, bare = Seen(), Seen()
-
-    @on_queue_message("order.created")
-    async def handle(order: Any, message: Message) -> None:
-        orders.add((order, message.type))
-
-    async def listen(value: Any, message: Message) -> None:
-        bare.add((value, message.type))
-
-    async with app(url, handle) as house, listening(house.kv, listen):
-        operation = house.kv.atomic().enqueue(ORDER).enqueue(1).send_message("order.created", 2)
-        committed = await operation.send_message("kv.enqueue", 3).commit()
-        await house.kv.enqueue({"type": "kv.enqueue", "data": 4})
-        await asyncio.gather(orders.stay(2), bare.stay(3))
-
-    assert orders == [({"id": 7}, "order.created"), (2, "order.created")]
-    assert bare == [(1, "kv.enqueue"), (3, "kv.enqueue"), (4, "kv.enqueue")]
-    assert len(committed.message_ids) == 4
-
-
-async def test_bare_values_can_have_a_handler_instead_of_a_listener(url: str) -> None:
-    seen = Seen()
-
-    @on_queue_message("kv.enqueue")
-    async def handle(value: Any) -> None:
-        seen.add(value)
-
-    async with app(url, handle) as house:
-        for value in NO_ENVELOPES:
-            await house.kv.enqueue(value)
-
-        assert await seen.stay(len(NO_ENVELOPES)) == NO_ENVELOPES
-
-
-async def test_envelope_that_its_handler_here_would_not_take_is_refused(url: str) -> None:
-    @on_queue_message("order.created")
-    async def handle(order: Order) -> None: ...
-
-    wrong = {"type": "order.created", "data": {"id": "seven"}}
-    async with app(url, handle) as house:
-        for send in (house.kv.enqueue, lambda value: house.kv.atomic().enqueue(value).commit()):
-            with pytest.raises(PayloadError, match="does not fit Order"):
-                await send(wrong)
-            with pytest.raises(InvalidOptionError):
-                await send({"type": "", "data": 1})
-
-    assert messages(url) == 0
-
-
-async def test_store_on_its_own_leaves_envelopes_to_those_who_handle_them(kv: Kv, url: str) -> None:
-    orders, bare = Seen(), Seen()
-
-    @on_queue_message("order.created")
-    async def handle(order: Any) -> None:
-        orders.add(order)
-
-    async with listening(kv, bare.take):
-        await kv.atomic().enqueue(ORDER).enqueue("bare").commit()
-        assert await bare.stay(1) == ["bare"]
-    async with app(url, handle):
-        assert await orders.stay(1) == [{"id": 7}]
-
-
-@pytest.mark.parametrize("consumers", [0, 1])
-async def test_process_that_fails_unknown_types_leaves_bare_values_to_listeners(
-    url: str, consumers: int
-) -> None:
-    seen = Seen()
-
-    @on_queue_message("order.paid")
-    async def handle(order: Any) -> None: ...
-
-    settings = {"unhandled": "fail", "backoff_schedule_s": ()}
-    async with app(url, *[handle] * consumers, **settings) as house:
-        for number in range(50):
-            await house.kv.enqueue(number)
-        await house.kv.enqueue(ORDER, keys_if_undelivered=[("failed",)])
-        await until(lambda: is_there(house.kv, ("failed",)))
-        assert len(await house.admin.messages(limit=50)) == 50
-        async with listening(house.kv, seen.take):
-            await seen.stay(50)
-
-        assert [dead.type for dead in await house.admin.dead_letters()] == ["order.created"]
-        assert (await house.kv.get(("failed",))).value == ORDER
-
-
-async def test_listener_beside_such_handlers_takes_no_other_types(url: str) -> None:
-    paid, bare = Seen(), Seen()
-
-    @on_queue_message("order.paid")
-    async def handle(number: int) -> None:
-        await asyncio.sleep(0.005)
-        paid.add(number)
-
-    settings = {"unhandled": "fail", "concurrency": 1}
-    async with app(url, handle, **settings) as house, listening(house.kv, bare.take):
-        for number in range(30):
-            await house.kv.atomic().enqueue(number).send_message("order.paid", number).commit()
-
-        assert await paid.stay(30) == await bare.stay(30) == list(range(30))
-
-
-async def test_envelope_given_up_can_be_enqueued_again(url: str) -> None:
-    orders = Seen()
-    handle = on_queue_message("order.created", backoff_schedule=[])(failing(orders))
-    async with app(url, handle) as house:
-        await house.kv.enqueue(ORDER, keys_if_undelivered=[("failed",)])
-        await house.queue.send_message("order.created", 8, keys_if_undelivered=[("failed", 2)])
-        for key in [("failed",), ("failed", 2)]:
-            await until(lambda key=key: is_there(house.kv, key))
-            await house.kv.enqueue((await house.kv.get(key)).value)
-
-        assert sorted(await orders.stay(4), key=str) == [8, 8, {"id": 7}, {"id": 7}]
-
-
-@pytest.mark.case(77)
-async def test_bare_value_that_looks_like_an_envelope_goes_back_to_listeners(kv: Kv) -> None:
-    seen = Seen()
-    event = Event(type="order.created", data=1)
-    async with listening(kv, failing(seen)):
-        await kv.enqueue(event, backoff_schedule=[], keys_if_undelivered=[("failed",)])
-        await until(lambda: is_there(kv, ("failed",)))
-
-        await kv.enqueue((await kv.get(("failed",))).value, backoff_schedule=[])
-
-        assert await seen.stay(2) == [event.model_dump()] * 2
-
-
 async def test_listener_can_commit_its_effects_with_the_end_of_its_message(kv: Kv) -> None:
     seen = Seen()
 
@@ -482,7 +278,3 @@ async def test_listener_can_commit_its_effects_with_the_end_of_its_message(kv: K
         await seen.stay(1)
 
     assert (await kv.get(("total",))).value == KvU64(5)
-
-
-async def is_there(kv: Kv, key: tuple[Any, ...]) -> bool:
-    return (await kv.get(key)).versionstamp is not None
