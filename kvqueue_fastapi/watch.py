@@ -98,7 +98,7 @@ class Watches:
         """Returns how many seconds until to look again."""
         # Read first, so that what is written meanwhile is seen by the next look.
         version = await self._store.last_version()
-        has_changed, self._version = version != self._version, version
+        has_changed = version != self._version
         stale = [watch for watch in self._watches if has_changed or watch.may_have_changed]
         while stale:
             group = _readable_at_once(stale)
@@ -107,6 +107,8 @@ class Watches:
             found = dict(zip(keys, await self._store.get(keys), strict=True))
             for watch in group:
                 watch.show([found[key] for key in watch.keys])
+        # Last, because what could not be read is read again.
+        self._version = version
         return min([POLL_S, *(watch.expires_in_s for watch in self._watches)])
 
 
