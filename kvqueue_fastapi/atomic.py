@@ -6,7 +6,7 @@ from typing import Any, Final, NoReturn, Self, overload
 
 from kvqueue_fastapi.codec import U64_BYTES
 from kvqueue_fastapi.entries import KvCommit, KvEntry, commit_of
-from kvqueue_fastapi.errors import InvalidOptionError, PayloadTooLargeError
+from kvqueue_fastapi.errors import InvalidOptionError, PayloadTooLargeError, shown
 from kvqueue_fastapi.keys import (
     Key,
     SetKey,
@@ -220,12 +220,12 @@ class AtomicOperation:
 
     def _check(self, entry: Any) -> None:
         if not isinstance(entry, KvEntry):
-            msg = f"Invalid check: received {entry!r:.80}. Give an entry, or a key and its stamp."
+            msg = f"Invalid check: received {shown(entry)}. Give an entry, or a key and its stamp."
             raise InvalidOptionError(msg)
         versionstamp = entry.versionstamp
         if versionstamp is not None and not is_versionstamp(versionstamp):
             msg = (
-                f"Invalid check: the versionstamp is {versionstamp!r:.80}, allowed are None and "
+                f"Invalid check: the versionstamp is {shown(versionstamp)}, allowed are None and "
                 "20 hex digits. Give that of an entry."
             )
             raise InvalidOptionError(msg)
@@ -261,7 +261,7 @@ class AtomicOperation:
             msg = f"Failed to perform '{arithmetic}' mutation on a non-U64 operand. Give a KvU64."
             raise InvalidOptionError(msg)
         if isinstance(number, bool) or not isinstance(number, int | float):
-            msg = f"unsupported value type: received {number!r:.80}. Give a number or a KvU64."
+            msg = f"unsupported value type: received {shown(number)}. Give a number or a KvU64."
             raise InvalidOptionError(msg)
         encode_value(number, self._limit_bytes)
         encoded = encode_key_for_write(key)
@@ -318,13 +318,13 @@ def _within(count: int, most: int, what: str) -> None:
 def _mutation_type(mutation: Any) -> str:
     if not isinstance(mutation, Mapping) or "key" not in mutation:
         msg = (
-            f"A mutation is {mutation!r:.80}, allowed is a mapping with type, key and value. "
+            f"A mutation is {shown(mutation)}, allowed is a mapping with type, key and value. "
             'Write {"type": "set", "key": ("a",), "value": 1}.'
         )
         raise InvalidOptionError(msg)
     kind = mutation.get("type")
     if kind not in ("set", "delete", *Arithmetic):
-        msg = f"Invalid mutation type: received {kind!r:.80}. Give set, delete, sum, min or max."
+        msg = f"Invalid mutation type: received {shown(kind)}. Give set, delete, sum, min or max."
         raise InvalidOptionError(msg)
     unknown = set(mutation) - _MUTATION_FIELDS
     if unknown or ("expire_in" in mutation and kind != "set"):

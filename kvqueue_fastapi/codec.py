@@ -68,7 +68,9 @@ def encode_payload(data: Any, limit_bytes: int, what: str = "Payload") -> str:
     return encoded.decode()
 
 
-def decode_payload(text: str, adapter: TypeAdapter[Any] | None, what: str = "Payload") -> Any:
+def decode_payload(
+    text: str | bytes, adapter: TypeAdapter[Any] | None, what: str = "Payload"
+) -> Any:
     """Decode a payload and check it.
 
     Args:
@@ -83,14 +85,19 @@ def decode_payload(text: str, adapter: TypeAdapter[Any] | None, what: str = "Pay
     try:
         return from_json(text) if adapter is None else adapter.validate_json(text)
     except ValidationError as exc:
-        msg = f"{what} does not fit {exc.title}: {_problems(exc)}. {_REMEDIES[what]}"
-        raise PayloadError(msg) from exc
+        raise misfit(exc, what) from exc
     except Exception as exc:  # because a model's own validator may raise anything
         msg = (
             f"{what} cannot be decoded: {type(exc).__name__}: {exc!s:.{_SHOWN_CHARS}}. "
             f"{_REMEDIES[what]}"
         )
         raise PayloadError(msg) from exc
+
+
+def misfit(error: ValidationError, what: str) -> PayloadError:
+    """What a reader is told of a payload or value that is not of his type."""
+    msg = f"{what} does not fit {error.title}: {_problems(error)}. {_REMEDIES[what]}"
+    return PayloadError(msg)
 
 
 def encode_u64(number: int) -> bytes:

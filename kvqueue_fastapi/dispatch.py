@@ -4,12 +4,14 @@ import asyncio
 import logging
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final
 
 from anyio import CapacityLimiter
 
 from kvqueue_fastapi.codec import decode_options, decode_payload
+from kvqueue_fastapi.endings import to_the_end
 from kvqueue_fastapi.errors import (
     HandlerError,
     InvalidOptionError,
@@ -92,7 +94,9 @@ class Dispatcher:
             if isinstance(error, GeneratorExit) and _loop_is_gone():
                 raise
             # No handler may stop the listener, whatever it raises.
+            await _settling_ended(hold)
             return self._ended_by(error, handler, hold, options)
+        await _settling_ended(hold)
         return _done(claim) if ended and not hold.settled else None
 
     def _ended_by(
@@ -224,6 +228,13 @@ class Dispatcher:
             failure_of(error),
             claim.ordering_key,
         )
+
+
+async def _settling_ended(hold: Hold) -> None:
+    """Wait for a commit that a task of the handler has begun, and that may settle the message."""
+    if hold.settling is not None:
+        with suppress(Exception, asyncio.CancelledError):
+            await to_the_end(hold.settling)
 
 
 def failure_of(error: BaseException) -> Failure:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from pydantic import TypeAdapter
+
 from kvqueue_fastapi.errors import PayloadError
 from kvqueue_fastapi.keys import Key, KeyPart, decode_key, versionstamp_of
 from kvqueue_fastapi.model import Committed, Stored
@@ -74,7 +76,9 @@ def commit_of(committed: Committed) -> KvCommit:
     return KvCommit(committed.ok, versionstamp, tuple(committed.message_ids))
 
 
-def entry_of(encoded: bytes, found: Stored | None, kind: Any) -> KvEntry[Any]:
+def entry_of(
+    encoded: bytes, found: Stored | None, adapter: TypeAdapter[Any] | None
+) -> KvEntry[Any]:
     """Make an entry of what was found under an encoded key.
 
     Raises:
@@ -84,10 +88,10 @@ def entry_of(encoded: bytes, found: Stored | None, kind: Any) -> KvEntry[Any]:
     key = decode_key(encoded)
     if found is None:
         return KvEntry(key, None, None)
-    return KvEntry(key, _value(found, kind, key), versionstamp_of(found.version))
+    return KvEntry(key, _value(found, adapter, key), versionstamp_of(found.version))
 
 
-def list_entry_of(found: Stored, kind: Any) -> KvListEntry[Any]:
+def list_entry_of(found: Stored, adapter: TypeAdapter[Any] | None) -> KvListEntry[Any]:
     """Make an entry of a key that was found.
 
     Raises:
@@ -95,12 +99,12 @@ def list_entry_of(found: Stored, kind: Any) -> KvListEntry[Any]:
         InvalidKeyError: another program wrote a key that is none.
     """
     key = decode_key(found.key)
-    return KvListEntry(key, _value(found, kind, key), versionstamp_of(found.version))
+    return KvListEntry(key, _value(found, adapter, key), versionstamp_of(found.version))
 
 
-def _value(found: Stored, kind: Any, key: Key) -> Any:
+def _value(found: Stored, adapter: TypeAdapter[Any] | None, key: Key) -> Any:
     try:
-        return decode_value(found.value, found.encoding, kind)
+        return decode_value(found.value, found.encoding, adapter)
     except PayloadError as error:
         msg = f"Key {tuple(key)!r:.200}: {error}"
         raise PayloadError(msg) from error

@@ -27,13 +27,23 @@ class KvQueueError(Exception):
     """The root of every error that this package raises."""
 
 
-class KvQueueNotStartedError(KvQueueError):
-    """The queue is used before its store is open."""
+def shown(value: object) -> str:
+    """A value as an error shows it: its beginning."""
+    try:
+        return f"{value!r:.80}"
+    except ValueError:  # because Python refuses to print an int of more than 4,300 digits
+        return f"a {type(value).__name__}"
 
-    def __init__(self) -> None:
+
+class KvQueueNotStartedError(KvQueueError):
+    """The queue is used before its store is open, or on another event loop than its own."""
+
+    def __init__(self, *, is_elsewhere: bool = False) -> None:
+        where = " on this event loop, but on another one" if is_elsewhere else ""
         super().__init__(
-            "The queue is not started. It opens with the app's lifespan: in tests use "
-            "`with TestClient(app)`, in scripts `async with module.running() as queue`."
+            f"The queue is not started{where}. It opens with the app's lifespan: in tests use "
+            "`with TestClient(app)`, in scripts `async with module.running() as queue`. A thread "
+            "of the app reaches its event loop by `anyio.from_thread.run(…)`."
         )
 
 

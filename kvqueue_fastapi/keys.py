@@ -7,10 +7,10 @@ Idea: the tuple layer of FoundationDB, as Deno KV uses it, byte for byte
 import math
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from kvqueue_fastapi.errors import InvalidKeyError
+from kvqueue_fastapi.errors import InvalidKeyError, shown
 
 KeyPart = bytes | str | int | float | bool
 Key = Sequence[KeyPart]
@@ -24,6 +24,10 @@ class CommitVersionstamp:
 
     def __repr__(self) -> str:
         return "commit_versionstamp()"
+
+    def __reduce__(self) -> tuple[Callable[[], "CommitVersionstamp"], tuple[()]]:
+        # A copy is the same: keys are told by it.
+        return commit_versionstamp, ()
 
 
 SetKey = Sequence[KeyPart | CommitVersionstamp]
@@ -68,7 +72,7 @@ def encode_key(key: SetKey) -> bytes:
     """
     if not isinstance(key, (list, tuple)):
         msg = (
-            f"A key is a list or tuple of parts: received {_shown(key)}. Write `(part, …)`, "
+            f"A key is a list or tuple of parts: received {shown(key)}. Write `(part, …)`, "
             "with a comma behind a single part."
         )
         raise InvalidKeyError(msg)
@@ -178,13 +182,6 @@ def _within(encoded: bytes, use: str, limit_bytes: int) -> bytes:
     return encoded
 
 
-def _shown(value: object) -> str:
-    try:
-        return f"{value!r:.80}"
-    except ValueError:  # because Python refuses to print an int of more than 4,300 digits
-        return f"a {type(value).__name__}"
-
-
 def _encode_part(part: object, index: int) -> bytes:
     # the usual part first, because keys are encoded at every call
     if type(part) is str and "\0" not in part and part.isascii():
@@ -208,7 +205,7 @@ def _encode_part(part: object, index: int) -> bytes:
         raise InvalidKeyError(msg)
     msg = (
         "expected string, number, bigint, ArrayBufferView, boolean: "
-        f"received {_shown(part)} at index {index}. "
+        f"received {shown(part)} at index {index}. "
         "Use str, float, int, bytes or bool, such as `str(…)` of the part."
     )
     raise InvalidKeyError(msg)
@@ -293,7 +290,7 @@ def _decode_int(data: bytes, at: int) -> tuple[int, int]:
     size = abs(data[at] - _ZERO)
     start = at + 1
     negative = data[at] < _ZERO
-    shortest = 1
+    shortest = 0
     if size > _MAX_SHORT_INT_BYTES:
         if start == len(data):
             raise _malformed(data, at)
@@ -302,9 +299,9 @@ def _decode_int(data: bytes, at: int) -> tuple[int, int]:
         shortest = _MAX_SHORT_INT_BYTES + 1
     end = start + size
     # refuses what was cut off, and zeros in front, which would make two keys of one
-    if size and (
-        end > len(data) or size < shortest or data[start] == (_ALL_ONES if negative else 0)
-    ):
+    if end > len(data) or size < shortest:
+        raise _malformed(data, at)
+    if size and data[start] == (_ALL_ONES if negative else 0):
         raise _malformed(data, at)
     number = int.from_bytes(data[start:end], "big")
     return (number - _complement(size) if negative else number), end

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, Self, TypeAlias, TypeVar, overload
 from kvqueue_fastapi.atomic import AtomicOperation, set_mutation
 from kvqueue_fastapi.endings import to_the_end
 from kvqueue_fastapi.entries import KvCommit, KvEntry, commit_of, entry_of
-from kvqueue_fastapi.errors import InvalidOptionError, KvQueueError
+from kvqueue_fastapi.errors import InvalidOptionError, KvQueueError, shown
 from kvqueue_fastapi.keys import Key, SetKey, encode_key_for_read, encode_key_for_write
 from kvqueue_fastapi.listing import KvList, select
 from kvqueue_fastapi.model import AtomicWrite, KvDelete
@@ -99,6 +99,10 @@ class Kv:
     async def get(
         self, key: Key, type: type[T], *, consistency: Consistency = "strong"
     ) -> KvEntry[T]: ...
+    @overload
+    async def get(
+        self, key: Key, type: Any, *, consistency: Consistency = "strong"
+    ) -> KvEntry[Any]: ...
     async def get(
         self,
         key: Key,
@@ -111,7 +115,8 @@ class Kv:
         Args:
             key: at most 2,049 bytes encoded.
             type: what the value is read and checked as: a model, a dataclass, `list[int]`, …;
-                None: as what was stored, so that a model comes as a dict.
+                None: as what was stored, so that a model comes as a dict. What is no class,
+                such as `int | None`, is checked as well, but typed as `Any`.
             consistency: "strong" or "eventual", which is the same here.
 
         Returns:
@@ -121,9 +126,9 @@ class Kv:
             PayloadError: what is stored is not of that type.
         """
         _check_consistency(consistency)
-        encoded = encode_key_for_read(key)
+        encoded, adapter = encode_key_for_read(key), adapter_of(type)
         (found,) = await self._handle.store.get((encoded,))
-        return entry_of(encoded, found, type)
+        return entry_of(encoded, found, adapter)
 
     @overload
     async def get_many(
@@ -133,6 +138,10 @@ class Kv:
     async def get_many(
         self, keys: Sequence[Key], type: type[T], *, consistency: Consistency = "strong"
     ) -> Entries[T]: ...
+    @overload
+    async def get_many(
+        self, keys: Sequence[Key], type: Any, *, consistency: Consistency = "strong"
+    ) -> Entries[Any]: ...
     async def get_many(
         self,
         keys: Sequence[Key],
@@ -155,9 +164,10 @@ class Kv:
             PayloadError: what is stored is not of that type.
         """
         _check_consistency(consistency)
-        encoded = _encoded(keys, MAX_RANGES, "ranges")
-        found = await self._handle.store.get(encoded) if encoded else []
-        return [entry_of(key, one, type) for key, one in zip(encoded, found, strict=True)]
+        encoded, adapter = _encoded(keys, MAX_RANGES, "ranges"), adapter_of(type)
+        store = self._handle.store
+        found = await store.get(encoded) if encoded else []
+        return [entry_of(key, one, adapter) for key, one in zip(encoded, found, strict=True)]
 
     async def set(
         self, key: SetKey, value: Any, *, expire_in: float | timedelta | None = None
@@ -216,6 +226,20 @@ class Kv:
         consistency: Consistency = "strong",
         type: type[T],
     ) -> KvList[T]: ...
+    @overload
+    def list(
+        self,
+        *,
+        prefix: Key | None = None,
+        start: Key | None = None,
+        end: Key | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        cursor: str | None = None,
+        batch_size: int | None = None,
+        consistency: Consistency = "strong",
+        type: Any,
+    ) -> KvList[Any]: ...
     def list(
         self,
         *,
@@ -248,12 +272,11 @@ class Kv:
 
         Raises:
             InvalidOptionError: the selector, the limit, the batch size or the cursor is wrong.
-            PayloadError: while it runs: what is stored is not of that type.
+            PayloadError: while it runs: what is stored is not of that type. The same list goes
+                on behind that entry.
         """
         self._handle.require_open()
         _check_consistency(consistency)
-        if type is not None:
-            adapter_of(type)
         return KvList(
             lambda: self._handle.store,
             select(prefix, start, end),
@@ -261,13 +284,15 @@ class Kv:
             reverse=reverse is True,
             cursor=cursor,
             batch_size=batch_size,
-            kind=type,
+            adapter=adapter_of(type),
         )
 
     @overload
     def watch(self, keys: Sequence[Key], type: None = None) -> AsyncGenerator[Entries[Any]]: ...
     @overload
     def watch(self, keys: Sequence[Key], type: type[T]) -> AsyncGenerator[Entries[T]]: ...
+    @overload
+    def watch(self, keys: Sequence[Key], type: Any) -> AsyncGenerator[Entries[Any]]: ...
     def watch(
         self,
         keys: Sequence[Key],
@@ -286,13 +311,11 @@ class Kv:
 
         Raises:
             InvalidOptionError: there are too many keys.
-            PayloadError: while it runs: what is stored is not of that type.
+            PayloadError: while it runs: what is stored is not of that type. It ends the watch.
         """
         self._handle.require_open()
-        if type is not None:
-            adapter_of(type)
         encoded = _encoded(keys, MAX_WATCHED_KEYS, "keys")
-        return self._subscriptions.watch(encoded, type)
+        return self._subscriptions.watch(encoded, adapter_of(type))
 
     def atomic(self) -> AtomicOperation:
         """Begin an operation whose checks, changes and messages are committed together."""
@@ -410,7 +433,7 @@ async def _open(url: str | None, settings: KvQueueSettings | None, clock: Clock 
 
 def _encoded(keys: Any, most: int, what: str) -> tuple[bytes, ...]:
     if not isinstance(keys, builtins.list | tuple):
-        msg = f"Keys are {keys!r:.80}, allowed is a list of keys. Write [(part, …), …]."
+        msg = f"Keys are {shown(keys)}, allowed is a list of keys. Write [(part, …), …]."
         raise InvalidOptionError(msg)
     if len(keys) > most:
         msg = f"Too many {what} (max {most}): received {len(keys)}. Ask in several calls."
@@ -420,5 +443,5 @@ def _encoded(keys: Any, most: int, what: str) -> tuple[bytes, ...]:
 
 def _check_consistency(consistency: Any) -> None:
     if consistency not in ("strong", "eventual"):
-        msg = f"unknown variant {consistency!r:.80}, expected 'strong' or 'eventual'."
+        msg = f"unknown variant {shown(consistency)}, expected 'strong' or 'eventual'."
         raise InvalidOptionError(msg)

@@ -73,7 +73,7 @@ class LeaseKeeper:
         for hold in due:
             hold.extended_at = now
             # What its own commit has just removed was not lost.
-            is_ending = hold.ended or hold.settling or hold.settled
+            is_ending = hold.ended or hold.settled or hold.settling is not None
             if hold.claim.id in lost and not is_ending:
                 hold.lost = True
                 log.warning(

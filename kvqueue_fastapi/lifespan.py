@@ -13,7 +13,7 @@ from starlette.types import Lifespan
 from kvqueue_fastapi.admin import KvQueueAdmin
 from kvqueue_fastapi.drain import Drain
 from kvqueue_fastapi.endings import to_the_end
-from kvqueue_fastapi.errors import KvQueueError, KvQueueNotStartedError
+from kvqueue_fastapi.errors import KvQueueError
 from kvqueue_fastapi.handlers.consumers import collect_handlers
 from kvqueue_fastapi.handlers.wiring import is_bound
 from kvqueue_fastapi.kv import Kv
@@ -56,7 +56,6 @@ class Runtime:
         self._sender = sender
         self._settings = settings
         self._consumers = tuple(consumers)
-        self._life = _Life()
 
     def within(self, injector: Injector) -> "Runtime":
         """Give the same queue as seen from a container that may be a child of its own."""
@@ -72,8 +71,6 @@ class Runtime:
             KvQueueClosedError: it has ended.
         """
         _ = self._handle.store
-        if self._life.loop is not asyncio.get_running_loop():
-            raise KvQueueNotStartedError
 
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[None]:
@@ -81,7 +78,6 @@ class Runtime:
         # A test's own clock, where one is bound.
         clock = self.injector.get(Clock) if is_bound(self.injector, Clock) else None  # type: ignore[type-abstract] # it is a key
         async with opened(self._handle, self._settings.url, self._settings, clock):
-            self._life.loop = asyncio.get_running_loop()
             try:
                 yield
             finally:
@@ -120,12 +116,6 @@ async def _stopped(*stops: Coroutine[Any, Any, None]) -> None:
         for error in filter(None, (task.exception() for task in ended)):
             # Raising here would skip the shutdown of the user's own resources.
             log.error("A listener could not stop cleanly; its messages come again", exc_info=error)
-
-
-class _Life:
-    """What is shared by all views of one queue: the event loop that it runs on."""
-
-    loop: asyncio.AbstractEventLoop | None = None
 
 
 def around(runtime: Runtime, users: Lifespan[Any]) -> Lifespan[Any]:

@@ -69,6 +69,7 @@ class Listener:
         self._more = False
         self._stopping = False
         self._lingering = 0
+        self._is_late = False
         self._left = threading.Event()
         self._late = threading.Lock()
         self._loops: list[asyncio.Task[None]] = []
@@ -222,7 +223,10 @@ class Listener:
     async def _handle(self, hold: Hold) -> None:
         settlement = await self._dispatcher.handle(hold)
         hold.ended = True
-        if settlement is not None:
+        if self._is_late and (settlement is not None or hold.settled):
+            # It took longer to be cancelled than the shutdown could wait.
+            await asyncio.to_thread(self._settle_late, hold, settlement)
+        elif settlement is not None:
             self._end(hold.claim, settlement)
         elif hold.settled:
             self._let_go(hold)
@@ -282,6 +286,7 @@ class Listener:
         self._store.hurry()
         # What a claim brings now is given back, before the store forgets who holds it.
         await asyncio.wait([claiming], timeout=LAST_CLAIM_S)
+        self._is_late = True
         self._settler.finish()
         if settling.cancelled():
             # An event loop that is ended by force cancels every task that there is.
@@ -299,8 +304,8 @@ class Listener:
             if hold.settled:
                 continue
             log.warning(
-                "The handler of %s %d did not end when it was cancelled. Its message comes "
-                "again when this process has ended.",
+                "The handler of %s %d did not end when it was cancelled. It keeps its message "
+                "until it ends, or this process does.",
                 hold.claim.type,
                 hold.claim.id,
             )
@@ -318,11 +323,12 @@ class Listener:
         finally:
             self._left.set()
 
-    def _settle_late(self, hold: Hold, settlement: Settlement) -> None:
-        """Settle a message in the thread of its handler, which outlived the listener."""
+    def _settle_late(self, hold: Hold, settlement: Settlement | None) -> None:
+        """Settle a message whose handler outlived the listener, unless that has settled it."""
         self._left.wait()
         try:
-            self._store.settle_now([settlement])
+            if settlement is not None:
+                self._store.settle_now([settlement])
         except Exception:
             log.exception("Message %d could not be settled; it comes again", hold.claim.id)
         with self._late:

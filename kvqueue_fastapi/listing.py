@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, Final, Generic, Self, TypeVar
 
+from pydantic import TypeAdapter
+
 from kvqueue_fastapi.entries import KvListEntry, list_entry_of
-from kvqueue_fastapi.errors import InvalidOptionError
+from kvqueue_fastapi.errors import InvalidOptionError, shown
 from kvqueue_fastapi.keys import Key, encode_key_for_read
 from kvqueue_fastapi.model import Stored
 from kvqueue_fastapi.store.base import Store
@@ -58,7 +60,7 @@ class Selection:
             end > self.end and not self.is_open_at_end
         ):
             msg = (
-                f"cursor out of bounds: {cursor!r:.80} is of another list. "
+                f"cursor out of bounds: {shown(cursor)} is of another list. "
                 "Give the cursor with the same prefix, start and end."
             )
             raise InvalidOptionError(msg)
@@ -84,7 +86,7 @@ def select(prefix: Key | None, start: Key | None, end: Key | None) -> Selection:
         raise InvalidOptionError(msg)
     first, behind = encode_key_for_read(start), encode_key_for_read(end)
     if first > behind:
-        msg = f"Start key is greater than end key: {start!r:.80} > {end!r:.80}. Swap them."
+        msg = f"Start key is greater than end key: {shown(start)} > {shown(end)}. Swap them."
         raise InvalidOptionError(msg)
     return Selection(first, behind, _common(first, behind))
 
@@ -104,7 +106,7 @@ class KvList(Generic[T]):
         reverse: bool,
         cursor: str | None,
         batch_size: int | None,
-        kind: Any,
+        adapter: TypeAdapter[Any] | None,
     ) -> None:
         self._store = store
         self._whole = selection
@@ -112,7 +114,7 @@ class KvList(Generic[T]):
         self._left = _positive(limit, "Limit")
         self._reverse = reverse
         self._batch_size = _batch_size(self._left, batch_size)
-        self._kind = kind
+        self._adapter = adapter
         self._batch: list[Stored] = []
         self._is_last_batch = False
         self._reading = asyncio.Lock()
@@ -154,7 +156,7 @@ class KvList(Generic[T]):
         self._last = found.key
         if self._left is not None:
             self._left -= 1
-        return list_entry_of(found, self._kind)
+        return list_entry_of(found, self._adapter)
 
     async def _read_batch(self) -> None:
         size = self._batch_size if self._left is None else min(self._batch_size, self._left)
@@ -193,7 +195,7 @@ def _in_keyspace(prefix: bytes, key: Key, name: str) -> bytes:
     encoded = encode_key_for_read(key)
     if not encoded.startswith(prefix) or len(encoded) == len(prefix):
         msg = (
-            f"{name} key is not in the keyspace defined by prefix: {key!r:.80}. "
+            f"{name} key is not in the keyspace defined by prefix: {shown(key)}. "
             "Begin it with the prefix, and add a part."
         )
         raise InvalidOptionError(msg)
@@ -204,7 +206,7 @@ def _decoded(cursor: Any) -> bytes:
     try:
         return b64decode(cursor, altchars=b"-_", validate=True)
     except (binascii.Error, ValueError, TypeError) as error:
-        msg = f"invalid cursor: {cursor!r:.80}. Give what `.cursor` of a list gave."
+        msg = f"invalid cursor: {shown(cursor)}. Give what `.cursor` of a list gave."
         raise InvalidOptionError(msg) from error
 
 
@@ -212,7 +214,7 @@ def _positive(value: Any, name: str) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        msg = f"{name} must be a positive integer: received {value!r:.80}. Leave it out for all."
+        msg = f"{name} must be a positive integer: received {shown(value)}. Leave it out for all."
         raise InvalidOptionError(msg)
     return value
 

@@ -28,7 +28,7 @@ class Hold:
         claimed_at: when the lease began, on `time.monotonic`.
         extended_at: when it began or was last made longer, on the same clock.
         lost: another process may have the message now.
-        settling: a commit of its handler that settles it is under way.
+        settling: the commit of its handler that is to settle it, while it is under way.
         settled: its handler has settled it.
         ended: its handler has returned; what is left is to write it down.
     """
@@ -48,7 +48,8 @@ class Hold:
         self.claim = claim
         self.claimed_at = self.extended_at = claimed_at
         self._lease_s = lease_s
-        self.lost = self.settling = self.settled = self.ended = False
+        self.lost = self.settled = self.ended = False
+        self.settling: asyncio.Task[Committed] | None = None
 
     @property
     def has_run_out(self) -> bool:
@@ -164,12 +165,12 @@ class _Fence:
             if self._hold.settled or self._hold.ended:
                 raise AlreadySettledError(claim.id)
             done = Settlement(claim.id, claim.token, ordering_key=claim.ordering_key)
-            settling = self._settle(write._replace(settlements=(done,)))
-            return await to_the_end(asyncio.get_running_loop().create_task(settling))
+            work = self._settle(write._replace(settlements=(done,)))
+            self._hold.settling = asyncio.get_running_loop().create_task(work)
+            return await to_the_end(self._hold.settling)
 
     async def _settle(self, write: AtomicWrite) -> Committed:
         hold = self._hold
-        hold.settling = True
         try:
             committed = await self._sender.commit(write)
             hold.settled = committed.ok
@@ -177,5 +178,5 @@ class _Fence:
             hold.lost = True
             raise
         finally:
-            hold.settling = False
+            hold.settling = None
         return committed

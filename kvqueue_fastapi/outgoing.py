@@ -15,7 +15,7 @@ from kvqueue_fastapi.codec import (
     encode_payload,
     is_envelope,
 )
-from kvqueue_fastapi.errors import InvalidOptionError
+from kvqueue_fastapi.errors import InvalidOptionError, shown
 from kvqueue_fastapi.keys import Key, encode_key_for_write
 from kvqueue_fastapi.model import BARE_TYPE, Idempotency, Options, Send, type_problem
 from kvqueue_fastapi.retry import MAX_DELAY_S, backoff_schedule_ms, deliver_at_ms, duration_ms
@@ -153,7 +153,7 @@ def _stored_options(options: SendOptions) -> str | None:
 def _keys(keys: Any) -> tuple[bytes, ...]:
     if isinstance(keys, str | bytes) or not isinstance(keys, Sequence):
         msg = (
-            f"keys_if_undelivered is {keys!r:.80}, allowed is a list of keys. "
+            f"keys_if_undelivered is {shown(keys)}, allowed is a list of keys. "
             'Write [("failed", order_id)].'
         )
         raise InvalidOptionError(msg)
@@ -193,7 +193,7 @@ def _name(value: object, option: str) -> str:
         or not value.isprintable()
     ):
         msg = (
-            f"{option} is {value!r:.80}, allowed are 1 to {MAX_NAME_CHARACTERS} printable "
+            f"{option} is {shown(value)}, allowed are 1 to {MAX_NAME_CHARACTERS} printable "
             "characters. Use an id or a digest."
         )
         raise InvalidOptionError(msg)

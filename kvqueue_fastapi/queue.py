@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import anyio.from_thread
 
-from kvqueue_fastapi.errors import HandlerError, InvalidOptionError, KvQueueError
+from kvqueue_fastapi.errors import HandlerError, InvalidOptionError, KvQueueError, shown
 from kvqueue_fastapi.keys import Key
 from kvqueue_fastapi.model import AtomicWrite, type_problem
 from kvqueue_fastapi.outgoing import PLAIN, OutgoingMessage, SendOptions
@@ -208,7 +208,7 @@ class KvQueue:
 def _callback_problem(callback: object) -> str | None:
     if callable(callback):
         return None
-    return f"{callback!r:.80} is listed as a handler, but cannot be called. Give a function."
+    return f"{shown(callback)} is listed as a handler, but cannot be called. Give a function."
 
 
 def _outgoing(message: Any) -> OutgoingMessage:
@@ -217,7 +217,7 @@ def _outgoing(message: Any) -> OutgoingMessage:
     if isinstance(message, tuple) and len(message) == 2:  # noqa: PLR2004 because it is a pair
         return OutgoingMessage(message[0], message[1])
     msg = (
-        f"send_messages received {message!r:.80}, allowed is a pair of type and payload, or "
+        f"send_messages received {shown(message)}, allowed is a pair of type and payload, or "
         "OutgoingMessage(type, data, SendOptions(…))."
     )
     raise InvalidOptionError(msg)

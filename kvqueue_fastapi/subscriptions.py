@@ -5,9 +5,11 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from kvqueue_fastapi.endings import to_the_end
 from kvqueue_fastapi.entries import KvEntry, entry_of
-from kvqueue_fastapi.errors import HandlerError, KvQueueError
+from kvqueue_fastapi.errors import HandlerError, KvQueueClosedError, KvQueueError
 from kvqueue_fastapi.handlers.consumers import handler_of_callback
 from kvqueue_fastapi.handlers.table import HandlerTable
 from kvqueue_fastapi.listener import Listener
@@ -34,16 +36,22 @@ class Subscriptions:
         self._watched: Store | None = None
         self._watches: Watches | None = None
         self._listenings: set[_Listening] = set()
+        self._silenced: Store | None = None
+        self._closing: Store | None = None
 
-    async def watch(self, keys: Sequence[bytes], kind: Any) -> AsyncGenerator[list[KvEntry[Any]]]:
+    async def watch(
+        self, keys: Sequence[bytes], adapter: TypeAdapter[Any] | None
+    ) -> AsyncGenerator[list[KvEntry[Any]]]:
         """Follow what is under these keys; see `Watches.follow`."""
         store = self._handle.store
+        if store is self._closing:
+            raise KvQueueClosedError
         if self._watches is None or self._watched is not store:
             self._watched, self._watches = store, Watches(store)
         async with aclosing(self._watches.follow(keys)) as snapshots:
             async for snapshot in snapshots:
                 yield [
-                    entry_of(key, found, kind) for key, found in zip(keys, snapshot, strict=True)
+                    entry_of(key, found, adapter) for key, found in zip(keys, snapshot, strict=True)
                 ]
 
     async def listen(self, callback: Callable[..., Any]) -> None:
@@ -53,6 +61,8 @@ class Subscriptions:
             HandlerError: the function cannot be a handler.
         """
         store = self._handle.store
+        if store is self._silenced:
+            raise KvQueueClosedError
         handler = handler_of_callback(BARE_TYPE, callback)
         if handler.parameters.injected:
             msg = (
@@ -84,11 +94,13 @@ class Subscriptions:
             raise KvQueueError(msg)
 
     async def stop_listening(self) -> None:
-        """Drain every listener, and let its `listen` return."""
+        """Drain every listener, and let its `listen` return. None begins any more."""
+        self._silenced = self._handle.store
         await asyncio.gather(*(listening.stop() for listening in tuple(self._listenings)))
 
     async def close(self) -> None:
-        """End everything that is under way."""
+        """End everything that is under way. Nothing begins any more."""
+        self._closing = self._handle.store
         await self.stop_listening()
         if self._watches is not None:
             await self._watches.close()

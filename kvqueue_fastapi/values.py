@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
-from kvqueue_fastapi.codec import decode_payload, decode_u64, encode_payload, encode_u64
-from kvqueue_fastapi.errors import InvalidOptionError, PayloadError, PayloadTooLargeError
+from kvqueue_fastapi.codec import decode_payload, decode_u64, encode_payload, encode_u64, misfit
+from kvqueue_fastapi.errors import InvalidOptionError, PayloadError, PayloadTooLargeError, shown
 from kvqueue_fastapi.model import Encoding
 
 MAX_U64: Final = (1 << 64) - 1
@@ -36,7 +36,7 @@ class KvU64:
     def __post_init__(self) -> None:
         given: Any = self.value
         if isinstance(given, bool) or not isinstance(given, int):
-            msg = f"Value must be a bigint: received {given!r:.80}. Give an int."
+            msg = f"Value must be a bigint: received {shown(given)}. Give an int."
             raise InvalidOptionError(msg)
         if self.value < 0:
             msg = f"Value must be a positive bigint: received {_shown(self.value)}. Give 0 or more."
@@ -80,22 +80,20 @@ def encode_value(value: Any, limit_bytes: int) -> tuple[bytes, Encoding]:
     return encode_payload(value, limit_bytes, "Value").encode(), Encoding.JSON
 
 
-def decode_value(value: bytes, encoding: int, kind: Any) -> Any:
+def decode_value(value: bytes, encoding: int, adapter: TypeAdapter[Any] | None) -> Any:
     """Decode a value.
 
     Args:
         value: as it is stored.
         encoding: how.
-        kind: the type that it is read as; None: what it is by itself, which is bytes, `KvU64`
-            or what JSON holds.
+        adapter: of the type that it is read as; None: what it is by itself, which is bytes,
+            `KvU64` or what JSON holds.
 
     Raises:
         PayloadError: it cannot be read, or not as that type.
-        InvalidOptionError: the type is none that pydantic can check.
     """
-    adapter = None if kind is None else adapter_of(kind)
     if encoding == Encoding.JSON:
-        return decode_payload(value.decode("utf-8", "replace"), adapter, "Value")
+        return decode_payload(value, adapter, "Value")
     if encoding == Encoding.BYTES:
         return value if adapter is None else _validated(adapter, value)
     number = decode_u64(value) if encoding == Encoding.U64 else None
@@ -108,12 +106,14 @@ def decode_value(value: bytes, encoding: int, kind: Any) -> Any:
     raise PayloadError(msg)
 
 
-def adapter_of(kind: Any) -> TypeAdapter[Any]:
-    """What checks a type, made once for each.
+def adapter_of(kind: Any) -> TypeAdapter[Any] | None:
+    """What checks a type, made once for each; None for None, which is no type.
 
     Raises:
         InvalidOptionError: pydantic cannot check it.
     """
+    if kind is None:
+        return None
     # Unions are equal whatever their order, which decides how they read.
     order = None if isinstance(kind, type) else repr(kind)
     try:
@@ -124,13 +124,16 @@ def adapter_of(kind: Any) -> TypeAdapter[Any]:
 
 def _new_adapter(kind: Any, _order: str | None = None) -> TypeAdapter[Any]:
     try:
-        return TypeAdapter(kind)
+        adapter: TypeAdapter[Any] = TypeAdapter(kind)
+        # Names that are defined by now; what is left open raises.
+        adapter.rebuild()
     except (PydanticUserError, NameError) as error:
         msg = (
-            f"type is {kind!r:.80}, which pydantic cannot check: {error!s:.300}. "
+            f"type is {shown(kind)}, which pydantic cannot check: {error!s:.300}. "
             "Give a model, a dataclass, or a type such as list[int]."
         )
         raise InvalidOptionError(msg) from error
+    return adapter
 
 
 _cached_adapter = lru_cache(maxsize=1024)(_new_adapter)
@@ -148,8 +151,10 @@ def _counter(number: int, adapter: TypeAdapter[Any] | None) -> Any:
 def _validated(adapter: TypeAdapter[Any], value: Any) -> Any:
     try:
         return adapter.validate_python(value)
+    except ValidationError as error:
+        raise misfit(error, "Value") from error
     except Exception as error:  # because a model's own validator may raise anything
-        msg = f"Value does not fit the type that it is read as: {error!s:.300}."
+        msg = f"Value cannot be read as its type: {type(error).__name__}: {error!s:.300}."
         raise PayloadError(msg) from error
 
 

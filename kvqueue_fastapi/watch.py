@@ -39,8 +39,13 @@ class Watches:
         """What is under these keys: at once, then after each change, the latest.
 
         Ends when the store is closed.
+
+        Raises:
+            KvQueueClosedError: it is closed already.
         """
-        if not keys or self._closed:
+        if self._closed:
+            raise KvQueueClosedError
+        if not keys:
             return
         watch = _Watch(keys)
         self._watches.append(watch)

@@ -343,3 +343,23 @@ async def test_def_handler_is_told_that_it_cannot_await_a_commit(tmp_path: Path)
 
 def test_lease_lost_error_says_what_to_do() -> None:
     assert "nothing was written" in str(LeaseLostError())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_commit_of_a_child_task_is_awaited_at_the_handlers_end(
+    tmp_path: Path, *, fails: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def handle(message: Message) -> None:
+        tasks.append(asyncio.create_task(count(message)))
+        await asyncio.sleep(0)
+        if fails and message.attempt == 1:
+            raise ValueError
+
+    tasks: list[asyncio.Task[KvCommit]] = []
+    async with running(tmp_path, callbacks={"n": handle}, backoff_schedule_s=(0,)) as bench:
+        await bench.queue.send_message("n")
+        await until(lambda: is_empty(bench))
+
+        assert await counted(bench.kv) == 1
+    assert [(await task).ok for task in tasks] == [True]
+    assert [record.levelname for record in told(caplog)] == ["ERROR"] * fails

@@ -8,7 +8,7 @@ from typing import Any, NewType, get_origin
 
 from injector import Binder, Injector
 
-from kvqueue_fastapi.errors import HandlerError
+from kvqueue_fastapi.errors import HandlerError, shown
 from kvqueue_fastapi.handlers.marks import (
     Mark,
     MarkedMethod,
@@ -110,7 +110,7 @@ def handler_of_callback(message_type: str, callback: Callable[..., Any]) -> Hand
     """
     if isinstance(callback, type) or not callable(callback):
         msg = (
-            f"{callback!r:.80} is given as a handler of {message_type!r}, allowed is a function. "
+            f"{shown(callback)} is given as a handler of {message_type!r}, allowed is a function. "
             "Give a function or a bound method; a class is listed as a consumer."
         )
         raise HandlerError(msg)

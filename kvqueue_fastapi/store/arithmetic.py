@@ -91,7 +91,7 @@ def _stored_number(stored: Number) -> int | float:
     number = None
     if encoding == Encoding.JSON:
         try:
-            number = decode_payload(value.decode("utf-8", "replace"), None)
+            number = decode_payload(value, None)
         except PayloadError:  # another program wrote it
             number = None
     if isinstance(number, bool) or not isinstance(number, int | float):

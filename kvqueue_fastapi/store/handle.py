@@ -1,5 +1,6 @@
 """What the faces hold, from before the store is open until after it is closed."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -26,24 +27,28 @@ class StoreHandle:
         self._store: Store | None = None
         self._admin: StoreAdmin | None = None
         self._was_open = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.adapter_of: AdapterOf = _nobody
         self.drain: Drain = _no_drain
 
     @property
     def store(self) -> Store:
-        """The open store.
+        """The open store, on the event loop on which it was opened.
 
         Raises:
-            KvQueueNotStartedError: it was never opened.
+            KvQueueNotStartedError: it was never opened, or on another event loop.
             KvQueueClosedError: it is closed again.
         """
-        if self._store is None:
-            raise KvQueueClosedError if self._was_open else KvQueueNotStartedError
+        self.require_open()
+        # Elsewhere it would be written to, and the answer would never come.
+        if self._store is None or _running_loop() is not self._loop:
+            raise KvQueueNotStartedError(is_elsewhere=True)
         return self._store
 
     def require_open(self) -> None:
-        """Raise as `store` does where there is none."""
-        _ = self.store
+        """Raise as `store` does where there is none; also without an event loop."""
+        if self._store is None:
+            raise KvQueueClosedError if self._was_open else KvQueueNotStartedError
 
     @property
     def admin(self) -> StoreAdmin:
@@ -66,11 +71,19 @@ class StoreHandle:
             )
             raise KvQueueError(msg)
         self._store, self._admin, self._was_open = store, admin, True
+        self._loop = asyncio.get_running_loop()
 
     def close(self) -> None:
         """Hand the store out no longer."""
-        self._store = self._admin = None
+        self._store = self._admin = self._loop = None
         self.adapter_of, self.drain = _nobody, _no_drain
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:  # no event loop, or none of asyncio
+        return None
 
 
 def _nobody(_message_type: str) -> None:

@@ -11,6 +11,7 @@ from injector import Injector
 
 from kvqueue_fastapi import (
     InvalidOptionError,
+    Kv,
     KvQueue,
     KvQueueAdmin,
     KvQueueClosedError,
@@ -141,7 +142,7 @@ async def test_every_use_before_the_start_and_after_the_end_has_one_error(
 ) -> None:
     module = KvQueueModule(str(tmp_path / "q.db"), listen=False)
     injector = Injector([module])
-    bench = Bench(injector.get(KvQueue), injector.get(KvQueueAdmin))
+    bench = Bench(injector.get(KvQueue), injector.get(KvQueueAdmin), injector.get(Kv))
 
     with pytest.raises(KvQueueNotStartedError, match=r"async with module.running\(\)"):
         await use(bench)

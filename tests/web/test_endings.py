@@ -128,7 +128,7 @@ def test_a_store_that_cannot_be_closed_is_logged_and_raises_nothing(
         presence = Presence(url, 99)
         os.close(presence._descriptor)
         presence._descriptor = -1
-        queue._handle.store._listeners._present[99] = presence  # type: ignore[attr-defined]
+        queue._handle._store._listeners._present[99] = presence  # type: ignore[attr-defined]
 
     assert events == ["shutdown"]
     assert "store could not be closed cleanly" in caplog.text

@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 from typing import Any, Final
 
-from kvqueue_fastapi.errors import InvalidOptionError, StoreError
+from kvqueue_fastapi.errors import InvalidOptionError, StoreError, shown
 
 MEMORY: Final = ":memory:"
 _MOUNTS: Final = Path("/proc/self/mountinfo")
@@ -28,7 +28,7 @@ def path_of(url: str) -> str:
     """
     given: Any = url
     if not isinstance(given, str):
-        msg = f"The URL is {given!r:.80}, allowed is a str. Write str(path)."
+        msg = f"The URL is {shown(given)}, allowed is a str. Write str(path)."
         raise InvalidOptionError(msg)
     path = url.removeprefix("sqlite:///")
     if path == MEMORY:
