@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 WORKER = Path(__file__).with_name("worker.py")
+KV_WORKER = Path(__file__).with_name("kv_worker.py")
 PATIENCE_S = 30
 """How long anything may take that is not itself the measure."""
 
@@ -29,6 +30,7 @@ class Line(NamedTuple):
     key: str = ""
     attempt: int = 0
     lost: bool = False
+    version: str = ""
 
 
 class Ledger:
@@ -73,13 +75,18 @@ class Fleet:
         self.ledger = Ledger(directory / "ledger.jsonl")
         self.log = directory / "stderr.log"
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._told = 0
 
-    def launch(self, role: str = "listen", **config: Any) -> subprocess.Popen[bytes]:
+    def launch(
+        self, role: str = "listen", *, program: Path = WORKER, **config: Any
+    ) -> subprocess.Popen[bytes]:
         """Start a process, and do not wait for it."""
         more = {"database": str(self.database), "ledger": str(self.ledger.path), "role": role}
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, str(WORKER), json.dumps({**more, **config})],
+                [sys.executable, str(program), json.dumps({**more, **config})],
+                bufsize=0,
+                stdin=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
             )
@@ -93,6 +100,18 @@ class Fleet:
         process = self.launch(role, settings=settings or {}, **config)
         await self.until(lambda: self.ledger.lines("ready", pid=process.pid))
         return process
+
+    def tell(self, process: subprocess.Popen[bytes], *command: Any) -> int:
+        """Give a process that obeys something to do. Returns the command's number."""
+        self._told += 1
+        assert process.stdin
+        process.stdin.write(json.dumps([self._told, *command]).encode() + b"\n")
+        return self._told
+
+    async def obeyed(self, number: int) -> Line:
+        """Wait until a command was carried out."""
+        await self.until(lambda: self.ledger.lines("obeyed", number))
+        return self.ledger.lines("obeyed", number)[0]
 
     async def until(self, condition: Callable[[], Any], within_s: float = PATIENCE_S) -> None:
         """Wait for a condition; when it does not come, show what the processes said."""
@@ -126,11 +145,18 @@ class Fleet:
 
     async def freeze(self, process: subprocess.Popen[bytes]) -> None:
         """SIGSTOP, but not in the middle of a commit: that would hold up everybody."""
-        process.send_signal(signal.SIGSTOP)
+        self.stop(process)
         while not self._is_writable():
             self.thaw(process)
             await asyncio.sleep(0.001)
-            process.send_signal(signal.SIGSTOP)
+            self.stop(process)
+
+    def stop(self, process: subprocess.Popen[bytes]) -> None:
+        """SIGSTOP, wherever it is. Returns when all its threads stand still."""
+        process.send_signal(signal.SIGSTOP)
+        # It may have died meanwhile.
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(process.pid, os.WUNTRACED)
 
     def thaw(self, process: subprocess.Popen[bytes]) -> None:
         """SIGCONT."""
@@ -139,6 +165,8 @@ class Fleet:
     def end(self) -> None:
         """Kill every process, and what it forked."""
         for process in self._processes:
+            if process.stdin:
+                process.stdin.close()
             # Its session is its own, so that this reaches nobody else.
             try:
                 os.killpg(process.pid, signal.SIGKILL)
