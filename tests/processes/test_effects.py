@@ -37,12 +37,6 @@ HELD = "SELECT id, attempt FROM kvqueue_messages WHERE state = 3"
 Process = subprocess.Popen[bytes]
 
 
-@pytest.fixture
-async def kv(shared_database: str) -> AsyncIterator[Kv]:
-    async with Kv.open(shared_database) as kv:
-        yield kv
-
-
 async def test_effects_happen_once_whatever_goes_wrong(fleet: Fleet, kv: Kv) -> None:
     async with supervised(fleet) as workers:
         sending = asyncio.create_task(send_faults(kv))

@@ -4,7 +4,6 @@ import asyncio
 import json
 import random
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -25,12 +24,6 @@ class Name(NamedTuple):
     pid: int
     writer: int
     number: int
-
-
-@pytest.fixture
-async def kv(shared_database: str) -> AsyncIterator[Kv]:
-    async with Kv.open(shared_database) as kv:
-        yield kv
 
 
 @pytest.mark.case(86)

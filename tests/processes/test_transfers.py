@@ -23,11 +23,10 @@ Snapshot = tuple[int, ...]
 
 
 @pytest.fixture
-async def kv(shared_database: str) -> AsyncIterator[Kv]:
-    async with Kv.open(shared_database) as kv:
-        for account in ACCOUNTS:
-            await kv.set(account, BALANCE)
-        yield kv
+async def kv(kv: Kv) -> Kv:
+    for account in ACCOUNTS:
+        await kv.set(account, BALANCE)
+    return kv
 
 
 async def test_no_snapshot_shows_another_sum_while_processes_are_killed(

@@ -4,7 +4,7 @@ import asyncio
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -22,12 +22,6 @@ CHANGES = [("set", "on"), ("delete", None), ("sum", KvU64(1))]
 """Commands, and what is under the key then."""
 
 States = AsyncGenerator[list[KvEntry[Any]]]
-
-
-@pytest.fixture
-async def kv(shared_database: str) -> AsyncIterator[Kv]:
-    async with Kv.open(shared_database) as kv:
-        yield kv
 
 
 @pytest.mark.case(57)
