@@ -15,6 +15,7 @@ from kvqueue_fastapi.endings import to_the_end
 from kvqueue_fastapi.errors import (
     HandlerError,
     InvalidOptionError,
+    KvQueueClosedError,
     PayloadError,
     Reject,
     RetryLater,
@@ -155,11 +156,10 @@ class Dispatcher:
         self, handler: Handler, hold: Hold, payload: Any, message: Message[Any], options: Options
     ) -> bool:
         def late(error: BaseException | None) -> None:
-            claim = hold.claim
-            ended = _done(claim) if error is None else None
-            self._settle_late(
-                hold, ended or self._verdict(handler, claim, options, error or Exception())
-            )
+            if error is None:
+                self._settle_late(hold, _done(hold.claim))
+            elif ended := self._ended_by(error, handler, hold, options):
+                self._settle_late(hold, ended)
 
         call = ThreadCall(lambda: handler.call(payload, message, self._table.resolve), late=late)
         return await call.run(self._threads)
@@ -306,7 +306,8 @@ def _comes_of_cancelling(error: BaseException) -> bool:
     # Also where being cancelled made the handler fail.
     found: BaseException | None = error
     while found is not None and not isinstance(found, TimeoutError | Reject | RetryLater):
-        if isinstance(found, asyncio.CancelledError):
+        # What still uses the store then has failed by our closing it.
+        if isinstance(found, asyncio.CancelledError | KvQueueClosedError):
             return True
         found = found.__context__
     return False

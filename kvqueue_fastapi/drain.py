@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 from kvqueue_fastapi.dispatch import Dispatcher
+from kvqueue_fastapi.endings import in_own_thread
 from kvqueue_fastapi.handlers.table import HandlerTable
 from kvqueue_fastapi.leases import LeaseKeeper
 from kvqueue_fastapi.message import Hold
@@ -67,8 +68,8 @@ class Drain:
                 if claimed.claims:
                     turns.begin()
         finally:
-            await asyncio.to_thread(keeper.stop)
-            await asyncio.to_thread(self._store.leave_listener, listener_id)
+            await in_own_thread(keeper.stop)
+            await in_own_thread(lambda: self._store.leave_listener(listener_id))
         return handled
 
     async def _handle(self, hold: Hold) -> None:
@@ -92,7 +93,7 @@ class Drain:
             await self._store.settle([settlement])
         elif not hold.settled:
             # A thread cannot be stopped, and its message must not be given back before it ends.
-            await asyncio.to_thread(self._late(hold).wait)
+            await in_own_thread(self._late(hold).wait)
             del self._settled_late[hold.claim.id]
 
     def _late(self, hold: Hold) -> threading.Event:

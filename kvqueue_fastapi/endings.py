@@ -1,6 +1,9 @@
 """Awaiting what must come to its end."""
 
 import asyncio
+import contextlib
+from collections.abc import Callable
+from threading import Thread
 from typing import TypeVar
 
 from anyio import CancelScope
@@ -25,3 +28,37 @@ async def to_the_end(task: asyncio.Task[T]) -> T:
     if cancelled is not None:
         raise cancelled from task.exception()
     return task.result()
+
+
+async def in_own_thread(function: Callable[[], T]) -> T:
+    """Run a function that blocks in a thread of its own, and await what it returns.
+
+    The threads that an event loop shares out may all be taken, by handlers above all, and what
+    ends something must not wait for those that wait for its end.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def tell(result: T | None, error: BaseException | None) -> None:
+        if future.done():  # its caller was cancelled
+            return
+        if error is None:
+            future.set_result(result)  # type: ignore[arg-type] # it is a T where there is no error
+        else:
+            future.set_exception(error)
+
+    def work() -> None:
+        result, failure = None, None
+        try:
+            result = function()
+        except BaseException as error:  # noqa: BLE001 because it belongs to the caller
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody is waiting
+            loop.call_soon_threadsafe(tell, result, failure)
+
+    # A daemon, because a process whose event loop ended by force must still exit.
+    thread = Thread(target=work, name="kvqueue-ending", daemon=True)
+    thread.start()
+    result = await future
+    thread.join()  # it has told its result, and is at its end
+    return result

@@ -367,7 +367,8 @@ class Kv:
 
         Several that listen, in this process or in others, share the values among them: each
         value goes to one. It returns when the store is closed; when its caller is cancelled it
-        stops listening. Both wait for running handlers, at most `shutdown_timeout_s`.
+        stops listening. Both give running handlers `shutdown_timeout_s`, then cancel them; one
+        that is slow to be cancelled keeps its message until it ends.
 
         Args:
             handler: `async def` or `def`, with one parameter for the value, whose annotation
@@ -418,6 +419,8 @@ async def _open(url: str | None, settings: KvQueueSettings | None, clock: Clock 
     closing: list[asyncio.Task[None]] = []
 
     async def close() -> None:
+        if handle.is_open:
+            handle.require_here()
         subscriptions.refuse_to_wait_for_caller()
         if not closing:
             closing.append(asyncio.get_running_loop().create_task(exits.aclose()))

@@ -1,6 +1,7 @@
 """The loop beside the app: wait, claim, dispatch at most n, settle, drain."""
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from kvqueue_fastapi.dispatch import Dispatcher, failure_of
+from kvqueue_fastapi.endings import in_own_thread
 from kvqueue_fastapi.handlers.table import HandlerTable
 from kvqueue_fastapi.leases import LeaseKeeper
 from kvqueue_fastapi.message import Hold
@@ -78,7 +80,12 @@ class Listener:
     async def start(self) -> None:
         """Begin to listen. What dead processes left behind is taken over at once."""
         self._listener_id = await self._store.enter_listener(self._types)
-        await asyncio.to_thread(self._store.end_leases_of_the_dead)
+        try:
+            await in_own_thread(self._store.end_leases_of_the_dead)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                await in_own_thread(lambda: self._store.leave_listener(self._listener_id))
+            raise
         self._keeper.start()
         self._unsubscribe = self._store.subscribe(self._wake.set)
         loop = asyncio.get_running_loop()
@@ -86,16 +93,21 @@ class Listener:
             # In an empty context, so that no handler inherits that of whoever started the app.
             self._loops.append(loop.create_task(work, context=contextvars.Context()))
 
-    async def stop(self) -> None:
-        """Claim no more, let handlers finish for `shutdown_timeout_s`, give back the rest."""
+    async def stop(self, *, is_last: bool = True) -> None:
+        """Claim no more, let handlers finish for `shutdown_timeout_s`, give back the rest.
+
+        Args:
+            is_last: the store is about to be closed, so that nobody waits long for a lock.
+        """
         self._stopping = True
         self._unsubscribe()
         self._wake.set()
         try:
-            await self._wind_down()
+            await self._wind_down(is_last=is_last)
         finally:
+            self._is_late = True
             # Whatever happened: threads that outlive the event loop wait for it.
-            await asyncio.to_thread(self._leave)
+            await in_own_thread(self._leave)
 
     def is_handling_in(self, task: asyncio.Task[Any] | None) -> bool:
         """Whether a handler runs in this task."""
@@ -225,7 +237,7 @@ class Listener:
         hold.ended = True
         if self._is_late and (settlement is not None or hold.settled):
             # It took longer to be cancelled than the shutdown could wait.
-            await asyncio.to_thread(self._settle_late, hold, settlement)
+            await in_own_thread(lambda: self._settle_late(hold, settlement))
         elif settlement is not None:
             self._end(hold.claim, settlement)
         elif hold.settled:
@@ -277,13 +289,14 @@ class Listener:
         # An event loop that is ended by force cancels every task that there is, ours as well.
         return self._stopping or any(loop.cancelling() for loop in self._loops)
 
-    async def _wind_down(self) -> None:
+    async def _wind_down(self, *, is_last: bool) -> None:
         claiming, settling = self._loops
         # Not for ever: a claim may be waiting for a database that another program has locked.
         await asyncio.wait([claiming], timeout=CANCEL_S)
         self._give_back(self._waiting)
         await self._drain()
-        self._store.hurry()
+        if is_last:
+            self._store.hurry()
         # What a claim brings now is given back, before the store forgets who holds it.
         await asyncio.wait([claiming], timeout=LAST_CLAIM_S)
         self._is_late = True

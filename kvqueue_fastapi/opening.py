@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
 from kvqueue_fastapi.endings import to_the_end
+from kvqueue_fastapi.errors import KvQueueError
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import AnyStore, open_store
 from kvqueue_fastapi.store.base import Clock
@@ -38,6 +39,9 @@ class Opening(Generic[T]):
         return self._open_it().__await__()
 
     async def __aenter__(self) -> T:
+        if self._opened is not None:
+            msg = "This was entered already. Call open once for each `async with`."
+            raise KvQueueError(msg)
         self._opened = await self._open_it()
         return self._opened
 

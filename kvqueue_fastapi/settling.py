@@ -55,7 +55,11 @@ class Settler:
                 len(ended),
                 "they come again" if self._finishing else "the listener tries again",
             )
-            if not self._finishing:
+            if self._finishing:
+                # Nobody prolongs them any more, so that they come again soon.
+                for settlement in ended:
+                    self._holds.pop(settlement.id, None)
+            else:
                 self._ended = [*ended, *self._ended]
                 await asyncio.sleep(BACKOFF_S)
                 self._some.set()

@@ -1,6 +1,7 @@
 """What a `Kv` has under way beside single calls: watches, and listeners of `listen_queue`."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -19,6 +20,8 @@ from kvqueue_fastapi.settings import overruled
 from kvqueue_fastapi.store.base import Store
 from kvqueue_fastapi.store.handle import StoreHandle
 from kvqueue_fastapi.watch import Watches
+
+log = logging.getLogger("kvqueue_fastapi")
 
 
 class Subscriptions:
@@ -96,7 +99,8 @@ class Subscriptions:
     async def stop_listening(self) -> None:
         """Drain every listener, and let its `listen` return. None begins any more."""
         self._silenced = self._handle.store
-        await asyncio.gather(*(listening.stop() for listening in tuple(self._listenings)))
+        stops = (listening.stop(is_last=True) for listening in tuple(self._listenings))
+        await asyncio.gather(*stops)
 
     async def close(self) -> None:
         """End everything that is under way. Nothing begins any more."""
@@ -124,16 +128,19 @@ class _Listening:
         finally:
             await self.stop()
 
-    async def stop(self) -> None:
+    async def stop(self, *, is_last: bool = False) -> None:
         """Drain; fine to call twice."""
         if self._stopping is None:
-            self._stopping = asyncio.get_running_loop().create_task(self._stop())
+            self._stopping = asyncio.get_running_loop().create_task(self._stop(is_last=is_last))
         await to_the_end(self._stopping)
 
-    async def _stop(self) -> None:
+    async def _stop(self, *, is_last: bool) -> None:
+        await asyncio.wait([self._starting])
         try:
-            await asyncio.wait([self._starting])
             if not self._starting.cancelled() and self._starting.exception() is None:
-                await self.listener.stop()
+                await self.listener.stop(is_last=is_last)
+        except Exception:
+            # Raising here would close the store under the other listeners.
+            log.exception("A listener could not stop cleanly; its messages come again")
         finally:
             self._stopped.set()

@@ -2,12 +2,20 @@
 
 import asyncio
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from injector import Injector
 
-from kvqueue_fastapi import Kv, KvQueueClosedError, KvQueueModule, KvQueueSettings, Message
+from kvqueue_fastapi import (
+    Kv,
+    KvQueueClosedError,
+    KvQueueModule,
+    KvQueueNotStartedError,
+    KvQueueSettings,
+    Message,
+)
 from tests.contract.harness import PATIENCE_S, Seen, is_there, running, until
 
 
@@ -140,3 +148,129 @@ async def test_key_value_store_is_not_used_on_another_event_loop(tmp_path: Path)
 
         assert "not started on this event loop, but on another one" in told
         assert (await kv.get(("k",))).versionstamp is None
+
+
+async def test_many_handlers_that_are_slow_to_be_cancelled_do_not_stop_the_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def slow(value: int) -> None:
+        seen.add(value)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.051)
+
+    monkeypatch.setattr("kvqueue_fastapi.listener.CANCEL_S", 0.05)
+    seen = Seen()
+    settings = KvQueueSettings(shutdown_timeout_s=0)
+    async with asyncio.timeout(PATIENCE_S):
+        async with Kv.open(str(tmp_path / "q.db"), settings=settings) as kv:
+            task = asyncio.create_task(kv.listen_queue(slow))
+            for value in range(60):
+                await kv.enqueue(value)
+            await seen.reach(60)
+        await task
+        await until(gone)
+
+        async with running(tmp_path, listen=False) as bench:
+            messages = await bench.admin.messages(limit=100)
+    assert [(one.state, one.attempt) for one in messages] == [("ready", 0)] * 60
+
+
+async def test_stop_does_not_wait_for_the_threads_of_others(tmp_path: Path) -> None:
+    async def handle(value: int) -> None:
+        seen.add(value)
+        await asyncio.to_thread(go_on.wait, PATIENCE_S)
+
+    seen, go_on = Seen(), threading.Event()
+    settings = KvQueueSettings(shutdown_timeout_s=0)
+    kv = await Kv.open(str(tmp_path / "q.db"), settings=settings)
+    task = asyncio.create_task(kv.listen_queue(handle))
+    for value in range(40):
+        await kv.enqueue(value)
+    await seen.reach(40)
+
+    await kv.close()
+    await task
+    is_waiting = not go_on.is_set()
+    go_on.set()
+
+    assert is_waiting
+
+
+async def test_store_stays_patient_when_one_listener_stops(tmp_path: Path) -> None:
+    async with Kv.open(str(tmp_path / "q.db")) as kv:
+        before = kv._handle.store._patience.seconds  # type: ignore[attr-defined]
+        task = asyncio.create_task(kv.listen_queue(print))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.wait([task])
+
+        assert kv._handle.store._patience.seconds == before  # type: ignore[attr-defined]
+
+
+async def test_message_of_a_handler_that_finds_the_store_closed_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def handle(value: int, message: Message) -> None:
+        seen.add(value)
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        await closed.wait()
+        await message.atomic().set(("k",), 1).commit()
+
+    monkeypatch.setattr("kvqueue_fastapi.listener.CANCEL_S", 0.05)
+    seen, closed = Seen(), asyncio.Event()
+    settings = KvQueueSettings(shutdown_timeout_s=0, backoff_schedule_s=())
+    kv = await Kv.open(str(tmp_path / "q.db"), settings=settings)
+    task = asyncio.create_task(kv.listen_queue(handle))
+    await kv.enqueue(1)
+    await seen.reach(1)
+    await kv.close()
+    closed.set()
+    await task
+    await until(gone)
+
+    async with running(tmp_path, listen=False) as bench:
+        (message,) = await bench.admin.messages()
+    assert (message.state, message.attempt) == ("ready", 0)
+
+
+async def test_store_is_not_closed_from_another_event_loop(tmp_path: Path) -> None:
+    async with Kv.open(str(tmp_path / "q.db")) as kv:
+        with pytest.raises(KvQueueNotStartedError, match="on another one"):
+            await asyncio.to_thread(lambda: asyncio.run(kv.close()))
+
+        assert (await kv.set(("k",), 1)).ok
+
+
+async def test_listener_that_cannot_leave_closes_nothing_under_the_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def slow(value: int) -> None:
+        seen.add(value)
+        await asyncio.sleep(0.3)
+        seen.add("done")
+
+    seen = Seen()
+    kv = await Kv.open(str(tmp_path / "q.db"))
+    first = asyncio.create_task(kv.listen_queue(slow))
+    await kv.enqueue(1)
+    await seen.reach(1)
+    second = asyncio.create_task(kv.listen_queue(slow))
+    await asyncio.sleep(0.05)
+    leave = kv._handle.store.leave_listener
+    leaves: list[int] = []
+
+    def leave_but_the_first(listener_id: int) -> None:
+        leaves.append(listener_id)
+        if len(leaves) == 1:
+            raise OSError("no")
+        leave(listener_id)
+
+    kv._handle.store.leave_listener = leave_but_the_first  # type: ignore[method-assign]
+    await kv.close()
+    await asyncio.gather(first, second)
+
+    assert seen == [1, "done"]
+    assert "could not stop cleanly" in caplog.text

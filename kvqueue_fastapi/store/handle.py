@@ -39,22 +39,31 @@ class StoreHandle:
             KvQueueNotStartedError: it was never opened, or on another event loop.
             KvQueueClosedError: it is closed again.
         """
-        self.require_open()
-        # Elsewhere it would be written to, and the answer would never come.
-        if self._store is None or _running_loop() is not self._loop:
-            raise KvQueueNotStartedError(is_elsewhere=True)
+        if self._store is None:
+            raise self._not_open()
+        self.require_here()
         return self._store
 
     def require_open(self) -> None:
         """Raise as `store` does where there is none; also without an event loop."""
         if self._store is None:
-            raise KvQueueClosedError if self._was_open else KvQueueNotStartedError
+            raise self._not_open()
+
+    def require_here(self) -> None:
+        """Raise on another event loop than that of the open store.
+
+        Raises:
+            KvQueueNotStartedError: there it would be written to, and the answer never come.
+        """
+        if _running_loop() is not self._loop:
+            raise KvQueueNotStartedError(is_elsewhere=True)
 
     @property
     def admin(self) -> StoreAdmin:
         """The open store's verbs of the keeper; raises as `store` does."""
         if self._admin is None:
-            raise KvQueueClosedError if self._was_open else KvQueueNotStartedError
+            raise self._not_open()
+        self.require_here()
         return self._admin
 
     @property
@@ -77,6 +86,9 @@ class StoreHandle:
         """Hand the store out no longer."""
         self._store = self._admin = self._loop = None
         self.adapter_of, self.drain = _nobody, _no_drain
+
+    def _not_open(self) -> KvQueueError:
+        return KvQueueClosedError() if self._was_open else KvQueueNotStartedError()
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

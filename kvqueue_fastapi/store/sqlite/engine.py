@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from kvqueue_fastapi.endings import in_own_thread
 from kvqueue_fastapi.model import (
     AtomicWrite,
     Claimed,
@@ -262,7 +263,7 @@ class SqliteStore:
                 await self._reader.close()
             finally:
                 if is_first:
-                    await asyncio.to_thread(self.let_go)
+                    await in_own_thread(self.let_go)
 
     async def _apply(self, requests: Sequence[Request]) -> list[object]:
         answers, changed, keys_changed = await self._run(
