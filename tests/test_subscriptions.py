@@ -158,7 +158,7 @@ async def test_many_handlers_that_are_slow_to_be_cancelled_do_not_stop_the_stop(
         try:
             await asyncio.sleep(60)
         finally:
-            await asyncio.sleep(0.051)
+            await asyncio.sleep(0.05 + value * 0.0002)
 
     monkeypatch.setattr("kvqueue_fastapi.listener.CANCEL_S", 0.05)
     seen = Seen()
@@ -190,19 +190,21 @@ async def test_stop_does_not_wait_for_the_threads_of_others(tmp_path: Path) -> N
         await kv.enqueue(value)
     await seen.reach(40)
 
-    await kv.close()
-    await task
-    is_waiting = not go_on.is_set()
+    async with asyncio.timeout(PATIENCE_S / 2):
+        await kv.close()
+        await task
     go_on.set()
 
-    assert is_waiting
+    assert seen.count(39) == 1
 
 
 async def test_store_stays_patient_when_one_listener_stops(tmp_path: Path) -> None:
+    seen = Seen()
     async with Kv.open(str(tmp_path / "q.db")) as kv:
         before = kv._handle.store._patience.seconds  # type: ignore[attr-defined]
-        task = asyncio.create_task(kv.listen_queue(print))
-        await asyncio.sleep(0.05)
+        task = asyncio.create_task(kv.listen_queue(seen.take))
+        await kv.enqueue(1)
+        await seen.reach(1)
         task.cancel()
         await asyncio.wait([task])
 
