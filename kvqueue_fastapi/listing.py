@@ -171,9 +171,11 @@ class KvList(Generic[T]):
         self._batch = batch[::-1]
 
 
-def _common(first: bytes, second: bytes) -> bytes:
-    alike = takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))
-    return bytes(byte for byte, _ in alike)
+def _common(first: bytes, behind: bytes) -> bytes:
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(first, behind, strict=False))
+    common = bytes(byte for byte, _ in alike)
+    # Less than a whole key, because the cursor at that key would be "", which is none.
+    return common[:-1] if common == first else common
 
 
 def _within_prefix(prefix: bytes, start: Key | None, end: Key | None) -> Selection:

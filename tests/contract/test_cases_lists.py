@@ -395,3 +395,20 @@ async def test_list_gives_each_value_in_its_own_encoding(kv: Kv) -> None:
         await kv.set(("v", number), value)
 
     assert await collect(kv, prefix=("v",)) == values
+
+
+@pytest.mark.case(47)
+async def test_range_that_begins_at_a_prefix_of_its_end_goes_on_behind_its_first_key(
+    kv: Kv,
+) -> None:
+    for key in [("x",), ("x", 0), ("x", 1)]:
+        await kv.set(key, 1)
+
+    keys, cursor = [], None
+    for _ in range(3):
+        page = kv.list(start=("x",), end=("x", 2), limit=1, cursor=cursor)
+        keys += [entry.key async for entry in page]
+        cursor = page.cursor
+        assert cursor
+
+    assert keys == [("x",), ("x", 0), ("x", 1)]
