@@ -40,7 +40,7 @@ MEMORY = ":memory:"
 PATIENCE_S = 10
 NOWHERE = ("nobody", "sets", "this")
 OTHER_STAMP = "f" * 16 + "0000"
-EFFORT = effort(max_examples=60, stateful_step_count=25, deadline=None, database=None)
+EFFORT = effort(max_examples=45, stateful_step_count=25, deadline=None, database=None)
 # What a power cut does is not looked at, and each commit would wait for the disk.
 SETTINGS = KvQueueSettings(idempotency_window_s=2, sqlite_synchronous="NORMAL")
 
@@ -198,15 +198,15 @@ class KvMachine(RuleBasedStateMachine):
         self.pass_time(seconds)
 
     @rule(group=GROUP, seconds=st.just(0) | SPANS_S)
-    def commit_together(self, group: list[Operation], seconds: float | None) -> None:
-        self.do(*[[operation] for operation in group])
+    def commit_together(self, group: list[Step], seconds: float | None) -> None:
+        self.do(*[[step] for step in group])
         self.pass_time(seconds)
 
     @rule(seconds=st.sampled_from([0.999, 1]), data=st.data())
     def commit_when_keys_expire(self, seconds: float, data: st.DataObject) -> None:
         self.do([Operation([Set(key, KvU64(7), expire_in=1) for key in HOT_KEYS])])
         self.pass_time(seconds)
-        self.do(*[[operation] for operation in data.draw(GROUP)])
+        self.do(*[[step] for step in data.draw(GROUP)])
 
     def delete(self, key: Key) -> None:
         self.wait(self.kv().delete(key))
@@ -245,6 +245,7 @@ class KvMachine(RuleBasedStateMachine):
             if row is None:
                 assert listing.length == listing.how.limit or listing.real.cursor == ""
                 return
+            assert listing.real.cursor != ""
             listing.length += 1
             self.places.append(Place(listing.how, listing.real.cursor, encode_key(row.key)))
 
@@ -308,18 +309,17 @@ class KvMachine(RuleBasedStateMachine):
     def rest(self, seconds: float | None, then: str) -> None:
         self.pass_time(seconds)
         if then == "sweep":
-            self.sweep()
+            self.wait(self.sweep())
         if then == "reopen" and self.url != MEMORY:
             openings = len(self.kvs)
             self.close()
             self.open(openings)
 
-    def sweep(self) -> None:
-        store = self.kv()._handle._store
-        store.sweep()
+    async def sweep(self) -> None:
+        store = self.kv()._handle.store
+        await asyncio.to_thread(store.sweep)
 
-        rows = self.wait(store._fetch("SELECT key FROM kvqueue_kv ORDER BY key", {}))
-
+        rows = await store._fetch("SELECT key FROM kvqueue_kv ORDER BY key", {})
         live = self.model.now.listed(ListOptions(EVERYTHING))
         assert [key for (key,) in rows] == [encode_key(row.key) for row in live]
 
@@ -337,7 +337,7 @@ class KvMachine(RuleBasedStateMachine):
         assert await self.last_versionstamp() == now.versionstamp
 
     async def last_versionstamp(self) -> str:
-        return versionstamp_of(await self.kv()._handle._store.last_version())
+        return versionstamp_of(await self.kv()._handle.store.last_version())
 
 
 async def next_of(items: Any) -> Any:
