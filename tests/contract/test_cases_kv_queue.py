@@ -20,28 +20,15 @@ from kvqueue_fastapi import (
 from tests.contract.harness import Seen, failing, is_there, listening, until
 
 BOB, LIZ = ("balance", "bob"), ("balance", "liz")
-ORDER = {"type": "order.created", "data": {"id": 7}}
-NO_ENVELOPES: list[Any] = [
-    {"type": "order.created"},
-    {"data": 1},
-    {"type": "order.created", "data": 1, "more": None},
-    {"type": 1, "data": 1},
-    {"type": None, "data": 1},
-    {"Type": "order.created", "data": 1},
-    [["type", "order.created"], ["data", 1]],
-    {},
-    "order.created",
-    None,
-]
-
-
-class Order(BaseModel):
-    id: int
 
 
 class Event(BaseModel):
     type: str
     data: int
+
+
+class Order(BaseModel):
+    id: int
 
 
 @pytest.fixture

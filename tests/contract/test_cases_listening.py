@@ -18,8 +18,6 @@ from kvqueue_fastapi import (
 )
 from tests.contract.harness import PATIENCE_S, Crowd, Seen, listening, running, until
 
-KEY = ("a",)
-
 
 class Desk:
     """Takes values in every way in which something can be called."""
