@@ -4,15 +4,13 @@ import asyncio
 import contextvars
 import logging
 import threading
-import time
-from collections.abc import Sequence
 
 from kvqueue_fastapi.dispatch import Dispatcher
 from kvqueue_fastapi.endings import in_own_thread
 from kvqueue_fastapi.handlers.table import HandlerTable
 from kvqueue_fastapi.leases import LeaseKeeper
 from kvqueue_fastapi.message import Hold
-from kvqueue_fastapi.model import Claim, Settlement
+from kvqueue_fastapi.model import Claimed, Settlement
 from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.base import Store
@@ -42,9 +40,11 @@ class Drain:
         turns = Turns(self._store, self._table.types, any_type=self._any_type)
         holds: dict[int, Hold] = {}
 
-        def hold(claims: Sequence[Claim]) -> None:
-            now = time.monotonic()
-            holds.update((claim.id, Hold(claim, now, self._lease_s)) for claim in claims)
+        def hold(claimed: Claimed) -> None:
+            holds.update(
+                (claim.id, Hold(claim, claimed.claimed_at, self._lease_s))
+                for claim in claimed.claims
+            )
 
         listener_id = await self._store.enter_listener(self._table.types)
         keeper = LeaseKeeper(self._store, holds, self._lease_s)

@@ -169,12 +169,11 @@ class Listener:
             taken=self._hold,
         )
 
-    def _hold(self, claims: Sequence[Claim]) -> None:
+    def _hold(self, claimed: Claimed) -> None:
         # In the store's thread: a handler that blocks the event loop holds up the answer, and
         # the keeper must know of these leases meanwhile.
-        now = time.monotonic()
-        for claim in claims:
-            self._holds[claim.id] = Hold(claim, now, self._lease_ms / 1000)
+        for claim in claimed.claims:
+            self._holds[claim.id] = Hold(claim, claimed.claimed_at, self._lease_ms / 1000)
 
     async def _pause(self, seconds: float) -> None:
         if self._waiting:
@@ -223,16 +222,17 @@ class Listener:
         loop = asyncio.get_running_loop()
         while self._waiting and len(self._running) < self._slots:
             hold = self._waiting.popleft()
-            if hold.has_run_out:
-                # This process was frozen: another one may be at it.
-                self._give_back(deque([hold]))
-                continue
             # Each in an empty context of its own: nothing leaks from one message to another.
             task = loop.create_task(self._handle(hold), context=contextvars.Context())
             self._running[task] = hold
             task.add_done_callback(self._handled)
 
     async def _handle(self, hold: Hold) -> None:
+        if hold.has_run_out:
+            # This process was frozen: another one may be at it.
+            hold.ended = True
+            self._give_back(deque([hold]))
+            return
         settlement = await self._dispatcher.handle(hold)
         hold.ended = True
         if self._is_late and (settlement is not None or hold.settled):

@@ -233,10 +233,12 @@ class Claimed(NamedTuple):
         claims: in the order in which they are to be handled.
         next_due_ms: how long until the next delayed message is due or the next lease ends, if
             nobody makes it longer; None: there is none of either.
+        claimed_at: when the leases began at the latest, on `time.monotonic`.
     """
 
     claims: Sequence[Claim]
     next_due_ms: int | None
+    claimed_at: float
 
 
 @dataclass(frozen=True, slots=True)

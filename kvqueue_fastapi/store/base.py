@@ -5,7 +5,6 @@ from typing import Final, NamedTuple, Protocol
 
 from kvqueue_fastapi.model import (
     AtomicWrite,
-    Claim,
     Claimed,
     Committed,
     ListenerRecord,
@@ -43,7 +42,7 @@ class SettleRequest(NamedTuple):
     settlements: Sequence[Settlement]
 
 
-Taken = Callable[[Sequence[Claim]], None]
+Taken = Callable[[Claimed], None]
 """Told of claims at once, in the store's own thread, however busy the event loop is."""
 
 

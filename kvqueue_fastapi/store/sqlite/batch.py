@@ -272,7 +272,7 @@ def _write_all(connection: sqlite3.Connection, write: AtomicWrite, now_ms: int) 
 def _tell_of_claims(requests: Sequence[Request], answers: Sequence[Any]) -> None:
     for request, answer in zip(requests, answers, strict=True):
         if isinstance(request, ClaimRequest) and request.taken and isinstance(answer, Claimed):
-            request.taken(answer.claims)
+            request.taken(answer)
 
 
 def _may_change(request: Request) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import time
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -38,6 +39,8 @@ def claim(
     steady_ms: int,
 ) -> Claimed:
     """Take what is due. Returns the quarantined one first, then the others as they take turns."""
+    # Before the commit, because a process may be frozen right after it.
+    claimed_at = time.monotonic()
     wait_ms, any_quarantined = make_ready(
         connection, undertaker, now_ms=now_ms, steady_ms=steady_ms
     )
@@ -47,7 +50,7 @@ def claim(
         request = request._replace(wanted=_without(request.wanted, taken))
     if request.limit > 0:
         taken += _take(connection, READY, request, steady_ms, limit=request.limit)
-    return Claimed(taken, wait_ms)
+    return Claimed(taken, wait_ms, claimed_at)
 
 
 def make_ready(
