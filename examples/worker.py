@@ -58,7 +58,8 @@ async def upload(picture: Picture, queue: KvQueueDep) -> dict[str, int]:
 @app.get("/waiting")
 async def waiting(admin: Annotated[KvQueueAdmin, Injected(KvQueueAdmin)]) -> int:
     return sum(
-        one.ready + one.delayed + one.running + one.quarantined for one in await admin.counts()
+        one.ready + one.delayed + one.running + one.quarantined + one.isolated
+        for one in await admin.counts()
     )
 
 

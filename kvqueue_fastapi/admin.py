@@ -68,7 +68,7 @@ class KvQueueAdmin:
 
         Args:
             type: only this message type.
-            state: only "ready", "delayed", "blocked", "running" or "quarantined".
+            state: only "ready", "delayed", "blocked", "running", "quarantined" or "isolated".
             ordering_key: only this ordering key.
             search: only where the payload or an error has this text, in any case of letters.
             limit: 1 to 1,000 records.

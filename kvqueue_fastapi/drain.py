@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import logging
 import threading
+from functools import partial
 
 from kvqueue_fastapi.dispatch import Dispatcher
 from kvqueue_fastapi.endings import in_own_thread
@@ -53,13 +54,17 @@ class Drain:
         try:
             while not idle:
                 turn = await turns.next(lambda _: 1)
-                claimed = await self._store.claim(
+                take = partial(
+                    self._store.claim,
                     turn.wanted,
                     limit=1 if turn.wanted else 0,
                     lease_ms=round(self._lease_s * 1000),
                     listener_id=listener_id,
                     taken=hold,
                 )
+                claimed = await take()
+                if claimed.any_isolated and not claimed.claims:
+                    claimed = await take(isolated=True)
                 for claim in claimed.claims:
                     await self._handle(holds[claim.id])
                     del holds[claim.id]

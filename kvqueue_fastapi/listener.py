@@ -20,7 +20,7 @@ from kvqueue_fastapi.rooms import Rooms
 from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.settling import Settler
-from kvqueue_fastapi.store.base import Store
+from kvqueue_fastapi.store.base import SUSPECT_CRASHES, Store
 from kvqueue_fastapi.turns import Turns
 from kvqueue_fastapi.unhandled import UnhandledTypes
 
@@ -32,6 +32,8 @@ TIDY_S: Final = 0.4
 """How often claims that wait for a slot are looked at: paused, or waiting for too long."""
 STALE_S: Final = 1.0
 """Claims that have waited so long for a slot go back: others may be free for them."""
+APART_S: Final = 10.0
+"""For so long nothing begins before and after a message that is one crash from its end."""
 LAST_CLAIM_S: Final = 2.0
 """How long a claim that waits for a lock may still take when all else has stopped."""
 CANCEL_S: Final = 0.5
@@ -153,12 +155,30 @@ class Listener:
                 next_due_ms = claimed.next_due_ms
                 self._accept(claimed.claims)
                 cut_off = cut_off or _is_cut_off(part, claimed.claims, limit)
+                if claimed.any_isolated:
+                    await self._handle_alone(part)
+                    cut_off = True
                 self._more = self._more or cut_off
             if turn.last and not cut_off:
                 break
         return self._poll_s if next_due_ms is None else min(self._poll_s, next_due_ms / 1000)
 
-    async def _claim(self, wanted: Sequence[Wanted], limit: int) -> Claimed:
+    async def _handle_alone(self, wanted: Sequence[Wanted]) -> None:
+        """Handle a message that is one crash from its end, so that only itself can be to blame."""
+        self._give_back(self._waiting)
+        await self._until_idle()
+        if not self._stopping:
+            self._accept((await self._claim(wanted, 1, isolated=True)).claims)
+            await self._until_idle()
+
+    async def _until_idle(self) -> None:
+        if self._running:
+            # Not for ever: a handler may take hours, and all others would wait for it.
+            await asyncio.wait(self._running, timeout=APART_S)
+
+    async def _claim(
+        self, wanted: Sequence[Wanted], limit: int, *, isolated: bool = False
+    ) -> Claimed:
         limit = limit if wanted else 0
         return await self._store.claim(
             wanted,
@@ -167,6 +187,7 @@ class Listener:
             listener_id=self._listener_id,
             quarantined=limit > 0 and not self._quarantined,
             taken=self._hold,
+            isolated=isolated,
         )
 
     def _hold(self, claimed: Claimed) -> None:
@@ -185,7 +206,7 @@ class Listener:
     def _accept(self, claims: Iterable[Claim]) -> None:
         for claim in claims:
             self._rooms.take(claim.type)
-            if claim.crashes:
+            if claim.crashes >= SUSPECT_CRASHES:
                 self._quarantined.add(claim.id)
             self._waiting.append(self._holds[claim.id])
         if self._stopping:
@@ -277,7 +298,7 @@ class Listener:
 
     def _make_room(self, claim: Claim) -> None:
         self._rooms.give(claim.type)
-        if claim.crashes:
+        if claim.id in self._quarantined:
             self._quarantined.discard(claim.id)
             self._more = True
         if self._more:

@@ -234,11 +234,14 @@ class Claimed(NamedTuple):
         next_due_ms: how long until the next delayed message is due or the next lease ends, if
             nobody makes it longer; None: there is none of either.
         claimed_at: when the leases began at the latest, on `time.monotonic`.
+        any_isolated: whether a message waits that is one crash from its end, to be asked for by
+            itself.
     """
 
     claims: Sequence[Claim]
     next_due_ms: int | None
     claimed_at: float
+    any_isolated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +262,9 @@ class State(StrEnum):
     """Behind an earlier message of its ordering key."""
     RUNNING = "running"
     QUARANTINED = "quarantined"
-    """Ready, but its last holder died: such messages run one at a time in a process."""
+    """Ready, but two holders or more died: such messages run one at a time in a process."""
+    ISOLATED = "isolated"
+    """Ready, but one crash from its end: while it runs, its process begins nothing else."""
     DEAD = "dead"
 
 
@@ -334,6 +339,7 @@ class TypeCounts:
     blocked: int
     running: int
     quarantined: int
+    isolated: int
     dead: int
     oldest_age_s: float | None
     paused: bool

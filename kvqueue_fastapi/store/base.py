@@ -20,6 +20,10 @@ MAX_WANTED: Final = 16
 """More types in one claim make it slow; listeners with more take turns among them."""
 
 
+SUSPECT_CRASHES: Final = 2
+"""After so many a message is quarantined. The first one says little: it befalls all that a
+process has in hand."""
+
 MAX_READ_KEYS: Final = 1_024
 """More keys are no longer read in one go, at one moment."""
 
@@ -54,7 +58,8 @@ class ClaimRequest(NamedTuple):
         limit: how many claims at the most.
         listener_id: who holds them; 0 is nobody whose death could be seen.
         lease_ms: how long they are hidden from others, if not extended.
-        quarantined: whether one message more may come whose last holder died.
+        quarantined: whether one message more may come whose holders died more than once.
+        isolated: instead of all that, one message may come that is one crash from its end.
         taken: told of the claims, before they are the answer.
     """
 
@@ -64,6 +69,7 @@ class ClaimRequest(NamedTuple):
     lease_ms: int
     quarantined: bool
     taken: Taken | None = None
+    isolated: bool = False
 
 
 Request = AtomicWrite | SettleRequest | ClaimRequest
@@ -94,6 +100,7 @@ class Store(Protocol):
         listener_id: int = 0,
         quarantined: bool = True,
         taken: Taken | None = None,
+        isolated: bool = False,
     ) -> Claimed:
         """Take what is due, types taking turns; see `ClaimRequest`."""
         ...

@@ -165,10 +165,14 @@ class Hand:
         self._dispatcher = dispatcher
         self._types = types
 
-    async def claim(self, *types: str, lease_ms: int = 30_000, holder: int = 0) -> list[Claim]:
+    async def claim(
+        self, *types: str, lease_ms: int = 30_000, holder: int = 0, isolated: bool = False
+    ) -> list[Claim]:
         """Take all that is due."""
         wanted = [Wanted(kind, 1_000) for kind in types or self._types]
-        claimed = await self.store.claim(wanted, limit=1_000, lease_ms=lease_ms, listener_id=holder)
+        claimed = await self.store.claim(
+            wanted, limit=1_000, lease_ms=lease_ms, listener_id=holder, isolated=isolated
+        )
         return list(claimed.claims)
 
     async def handle(self, claim: Claim) -> Settlement | None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -15,12 +16,14 @@ INNOCENT = ("work", {"seconds": 0.05})
 
 
 @asynccontextmanager
-async def supervised(fleet: Fleet, workers: int = 1) -> AsyncIterator[None]:
+async def supervised(
+    fleet: Fleet, workers: int = 1, settings: dict[str, Any] | None = None
+) -> AsyncIterator[None]:
     """Keep workers running: start each again when it dies."""
 
     async def keep_one_running() -> None:
         while True:
-            worker = fleet.launch()
+            worker = fleet.launch(settings=settings or {})
             while worker.poll() is None:
                 await asyncio.sleep(0.02)
 
@@ -102,3 +105,35 @@ async def test_what_comes_while_poison_is_about_is_handled(
         letters = await dead_letters(admin, 1)
 
     assert [letter.id for letter in letters] == [poison]
+
+
+async def test_poison_after_poison_buries_no_slow_neighbour(
+    fleet: Fleet, queue: KvQueue, admin: KvQueueAdmin
+) -> None:
+    slow = await queue.send_message("work", {"seconds": 1})
+    poisons: list[int] = []
+
+    async with supervised(fleet, settings={"max_crashes": 3}):
+        for times in (1, 2, 3):
+            await fleet.begun(slow, times)
+            poisons.append(await queue.send_message("work", {"do": "die"}))
+        await fleet.ended(slow)
+        letters = await dead_letters(admin, 3)
+
+    assert sorted(letter.id for letter in letters) == poisons
+    assert fleet.ledger.count("begun")[slow] == 3
+
+
+async def test_what_was_in_hand_at_a_kill_comes_again_together(
+    fleet: Fleet, queue: KvQueue
+) -> None:
+    ids = await queue.send_messages([("work", {"seconds": 1})] * 50)
+    worker = await fleet.start()
+    await fleet.until(lambda: len(fleet.ledger.lines("begun")) == 50)
+
+    fleet.kill(worker)
+    await fleet.start()
+    await fleet.until(lambda: len(fleet.ledger.lines("begun")) == 100)
+
+    assert not fleet.ledger.lines("ended")
+    assert fleet.ledger.count("begun") == dict.fromkeys(ids, 2)

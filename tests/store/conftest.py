@@ -36,7 +36,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def settings() -> KvQueueSettings:
-    return KvQueueSettings(max_crashes=3, dead_letter_retention_s=3_600)
+    return KvQueueSettings(max_crashes=4, dead_letter_retention_s=3_600)
 
 
 @pytest.fixture

@@ -70,10 +70,12 @@ def ending(held: Claim, outcome: Outcome = Outcome.DONE, **fields: Any) -> Settl
     return Settlement(held.id, held.token, outcome, ordering_key=held.ordering_key, **fields)
 
 
-async def crash(store: AnyStore, clock: ManualClock, *types: str) -> Claim:
-    """Claim one message and let its lease end."""
-    (held,) = await claim(store, *types, limit=1)
-    clock.pass_ms(LEASE_MS)
+async def crash(store: AnyStore, clock: ManualClock, *types: str, times: int = 1) -> Claim:
+    """Claim one message and let its lease end, again and again. Returns the last claim."""
+    for _ in range(times):
+        found = await claim(store, *types, limit=1)
+        (held,) = found or await claim(store, *types, isolated=True)
+        clock.pass_ms(LEASE_MS)
     return held
 
 

@@ -173,7 +173,13 @@ class QueueModel:
             return State.BLOCKED
         if message.due_at_ms > self._clock.now_ms:
             return State.DELAYED
-        return State.QUARANTINED if message.crashes else State.READY
+        return self.lane(message.crashes)
+
+    def lane(self, crashes: int) -> State:
+        """Where a message that is due waits, by how many of its holders died."""
+        if crashes and crashes == self._max_crashes - 1:
+            return State.ISOLATED
+        return State.QUARANTINED if crashes > 1 else State.READY
 
     def _goes_before(self, other: Message, message: Message) -> bool:
         """Whether it is of the same ordering key, earlier, and not finished: whatever it does."""
@@ -193,18 +199,24 @@ class QueueModel:
         times += [message.due_at_ms for message in self._of(State.DELAYED)]
         return min(times) - self._clock.now_ms if times else None
 
-    def claim(self, request: ClaimRequest) -> list[Claim]:
-        """What a claim brings: one quarantined message beside the limit, then what is ready."""
+    def claim(self, request: ClaimRequest) -> tuple[list[Claim], bool]:
+        """What a claim brings: one quarantined message beside the limit, then what is ready.
+
+        Or an isolated one and nothing else; if not, it tells whether there is one.
+        """
         self.end_leases()
         room = {kind: places for kind, places in request.wanted if kind not in self.paused}
-        suspects = self._first_suspect(room) if request.quarantined else []
+        if request.isolated:
+            return [_claim(one) for one in self._first(State.ISOLATED, room)], False
+        suspects = self._first(State.QUARANTINED, room) if request.quarantined else []
         for suspect in suspects:
             room[suspect.sent.type] -= 1
-        return [_claim(one) for one in suspects + self._in_turns(room, request.limit)]
+        claims = [_claim(one) for one in suspects + self._in_turns(room, request.limit)]
+        return claims, bool(self._first(State.ISOLATED, room))
 
-    def _first_suspect(self, room: dict[str, int]) -> list[Message]:
+    def _first(self, state: State, room: dict[str, int]) -> list[Message]:
         """The first by due time over all types, whatever the priority; or none."""
-        suspects = [one for one in self._of(State.QUARANTINED) if room.get(one.sent.type, 0) > 0]
+        suspects = [one for one in self._of(state) if room.get(one.sent.type, 0) > 0]
         return sorted(suspects, key=lambda one: (one.due_at_ms, one.id))[:1]
 
     def _in_turns(self, room: dict[str, int], limit: int) -> list[Message]:
@@ -296,7 +308,9 @@ class QueueModel:
 
     def claimable_types(self) -> list[str]:
         """Types with something to claim, if they were not paused."""
-        return sorted({one.sent.type for one in self._of(State.READY, State.QUARANTINED)})
+        return sorted(
+            {one.sent.type for one in self._of(State.READY, State.QUARANTINED, State.ISOLATED)}
+        )
 
     def _record(self, message: Message) -> MessageRecord:
         return MessageRecord(

@@ -23,12 +23,13 @@ OPTIONS = json.dumps({"headers": {"a": "b"}, "backoff_schedule_ms": [1]})
 
 
 async def one_of_each_state(store: AnyStore, clock: ManualClock) -> dict[State, int]:
+    (isolated,) = await send(store, mail('"isolated"'))
+    await crash(store, clock, times=3)
     (quarantined,) = await send(store, mail('"quarantined"'))
-    await crash(store, clock)
+    await crash(store, clock, times=2)
     (dead,) = await send(store, mail('"dead"'))
-    _, held = await claim(store)
+    (held,) = await claim(store, quarantined=False)
     await settle(store, held, Outcome.DEAD, failure=Failure("DeadError: no"))
-    clock.pass_ms(LEASE_MS)
     (running,) = await send(store, mail('"running"', priority=9))
     await claim(store, limit=1, quarantined=False)
     ready, blocked, delayed = await send(
@@ -37,7 +38,7 @@ async def one_of_each_state(store: AnyStore, clock: ManualClock) -> dict[State, 
         mail('"blocked"', ordering_key="k"),
         mail('"delayed"', delay_ms=60_000),
     )
-    ids = (ready, delayed, blocked, running, quarantined, dead)
+    ids = (ready, delayed, blocked, running, quarantined, isolated, dead)
     return dict(zip(State, ids, strict=True))
 
 
@@ -59,7 +60,7 @@ async def test_counts_tell_how_many_are_in_each_state(store: AnyStore, clock: Ma
     assert counts == TypeCounts(
         type="mail",
         **dict.fromkeys(map(str, State), 1),
-        oldest_age_s=2 * LEASE_MS / 1000 + 0.5,
+        oldest_age_s=5 * LEASE_MS / 1000 + 0.5,
         paused=False,
         handled=False,
     )

@@ -79,25 +79,41 @@ async def test_lease_ends_by_the_clock_that_never_jumps(
     assert await claim(store) == []
 
 
-async def test_message_of_a_lost_lease_is_quarantined(store: AnyStore, clock: ManualClock) -> None:
+@pytest.mark.parametrize(
+    ("crashes", "state"), [(1, State.READY), (2, State.QUARANTINED), (3, State.ISOLATED)]
+)
+async def test_message_is_kept_apart_the_more_the_oftener_its_lease_was_lost(
+    store: AnyStore, clock: ManualClock, crashes: int, state: State
+) -> None:
     (sent,) = await send(store, mail())
-    await crash(store, clock)
+    await crash(store, clock, times=crashes)
 
-    (held,) = await claim(store)
+    (held,) = await claim(store, isolated=state is State.ISOLATED)
     await settle(store, held, Outcome.RELEASE)
     record = await shown(store, sent)
 
-    assert (held.attempt, held.crashes) == (2, 1)
-    assert (record.state, record.attempt, record.crashes) == (State.QUARANTINED, 1, 1)
-    assert [error.text for error in record.errors] == [
+    assert (held.attempt, held.crashes) == (crashes + 1, crashes)
+    assert (record.state, record.attempt, record.crashes) == (state, crashes, crashes)
+    assert {error.text for error in record.errors} == {
         "the lease ended: its holder was frozen or cut off"
-    ]
+    }
+
+
+async def test_messages_come_together_after_their_first_crash(
+    store: AnyStore, clock: ManualClock
+) -> None:
+    ids = await send(store, *(mail() for _ in range(3)))
+    await claim(store)
+    clock.pass_ms(LEASE_MS)
+
+    assert await claimed_ids(store) == ids
 
 
 async def test_quarantined_messages_come_one_at_a_time(store: AnyStore, clock: ManualClock) -> None:
     ids = await send(store, *(mail() for _ in range(3)))
-    await claim(store)
-    clock.pass_ms(LEASE_MS)
+    for _ in range(2):
+        await claim(store)
+        clock.pass_ms(LEASE_MS)
 
     assert [await claimed_ids(store) for _ in range(4)] == [*([number] for number in ids), []]
 
@@ -106,21 +122,71 @@ async def test_quarantined_message_comes_only_when_asked_for(
     store: AnyStore, clock: ManualClock
 ) -> None:
     await send(store, mail())
-    await crash(store, clock)
+    await crash(store, clock, times=2)
     (sound,) = await send(store, mail())
 
     without = await claimed_ids(store, quarantined=False)
     asked = await claim(store, quarantined=True)
 
     assert without == [sound]
-    assert [one.crashes for one in asked] == [1]
+    assert [one.crashes for one in asked] == [2]
+
+
+async def test_isolated_message_comes_only_when_it_is_asked_for_by_itself(
+    store: AnyStore, clock: ManualClock
+) -> None:
+    (isolated,) = await send(store, mail())
+    await crash(store, clock, times=3)
+    (sound,) = await send(store, mail())
+
+    told = await store.claim([Wanted("mail", 9)], limit=9, lease_ms=LEASE_MS)
+    alone = await store.claim([Wanted("mail", 9)], limit=9, lease_ms=LEASE_MS, isolated=True)
+
+    assert ([one.id for one in told.claims], told.any_isolated) == ([sound], True)
+    assert ([one.id for one in alone.claims], alone.any_isolated) == ([isolated], False)
+
+
+async def test_isolated_messages_come_one_at_a_time_by_their_due_time_over_types(
+    store: AnyStore, clock: ManualClock
+) -> None:
+    ids = await send(store, Send("b", "1"), Send("a", "1", delay_ms=1), mail(delay_ms=2))
+    for kind in ("b", "a", "mail"):
+        clock.pass_ms(1)
+        await crash(store, clock, kind, times=3)
+
+    found = [await claimed_ids(store, "a", "b", "mail", isolated=True) for _ in range(4)]
+
+    assert found == [*([number] for number in ids), []]
+
+
+async def test_isolated_message_of_a_type_that_is_not_wanted_is_not_told_of(
+    store: AnyStore, clock: ManualClock
+) -> None:
+    await send(store, mail())
+    await crash(store, clock, times=3)
+
+    other = await store.claim([Wanted("other", 9)], limit=9, lease_ms=LEASE_MS)
+    full = await store.claim([Wanted("mail", 0)], limit=9, lease_ms=LEASE_MS)
+
+    assert (other.any_isolated, full.any_isolated) == (False, False)
+    assert await claim(store, "other", isolated=True) == []
+
+
+async def test_isolated_type_is_among_those_with_something_to_claim(
+    store: AnyStore, clock: ManualClock
+) -> None:
+    await send(store, mail())
+    await crash(store, clock, times=3)
+    await claim(store, "other")
+
+    assert await store.ready_types(after="", limit=9) == ["mail"]
 
 
 async def test_quarantined_message_comes_first_and_beside_the_limit(
     store: AnyStore, clock: ManualClock
 ) -> None:
     (suspect,) = await send(store, mail())
-    await crash(store, clock)
+    await crash(store, clock, times=2)
     sound = await send(store, mail(priority=9), mail(), mail())
 
     assert await claimed_ids(store, limit=2) == [suspect, *sound[:2]]
@@ -130,12 +196,12 @@ async def test_quarantined_message_takes_room_of_its_type(
     store: AnyStore, clock: ManualClock
 ) -> None:
     (suspect,) = await send(store, mail())
-    await crash(store, clock)
+    await crash(store, clock, times=2)
     await send(store, mail(), mail(), Send("other", "1"))
 
     claimed = await store.claim([Wanted("mail", 1), Wanted("other", 1)], limit=9, lease_ms=LEASE_MS)
 
-    assert [(one.type, one.crashes) for one in claimed.claims] == [("mail", 1), ("other", 0)]
+    assert [(one.type, one.crashes) for one in claimed.claims] == [("mail", 2), ("other", 0)]
     assert claimed.claims[0].id == suspect
 
 
@@ -143,7 +209,7 @@ async def test_quarantined_message_of_a_type_without_room_waits(
     store: AnyStore, clock: ManualClock
 ) -> None:
     await send(store, mail())
-    await crash(store, clock)
+    await crash(store, clock, times=2)
 
     claimed = await store.claim([Wanted("mail", 0)], limit=9, lease_ms=LEASE_MS)
 
@@ -155,8 +221,9 @@ async def test_quarantined_messages_come_by_their_due_time_over_types(
 ) -> None:
     await send(store, Send("a", "late", delay_ms=20), Send("b", "early", delay_ms=10))
     clock.pass_ms(20)
-    await claim(store, "a", "b")
-    clock.pass_ms(LEASE_MS)
+    for _ in range(2):
+        await claim(store, "a", "b")
+        clock.pass_ms(LEASE_MS)
 
     found = [one.data for _ in range(2) for one in await claim(store, "a", "b")]
 
@@ -168,13 +235,13 @@ async def test_message_stays_quarantined_after_it_was_put_off(
     store: AnyStore, clock: ManualClock, outcome: Outcome
 ) -> None:
     await send(store, mail())
-    await crash(store, clock)
+    await crash(store, clock, times=2)
     (held,) = await claim(store)
     await settle(store, held, outcome, delay_ms=10)
     clock.pass_ms(10)
 
     assert await claim(store, quarantined=False) == []
-    assert [one.crashes for one in await claim(store)] == [1]
+    assert [one.crashes for one in await claim(store)] == [2]
 
 
 async def test_crash_spends_no_attempt_but_counts_as_delivery(
@@ -192,17 +259,16 @@ async def test_crash_spends_no_attempt_but_counts_as_delivery(
 
 async def test_message_that_crashes_too_often_is_dead(store: AnyStore, clock: ManualClock) -> None:
     (sent,) = await send(store, mail())
-    for _ in range(3):
-        await crash(store, clock)
+    await crash(store, clock, times=4)
 
     found = await claim(store)
     record = await shown(store, sent)
 
     assert found == []
-    assert (record.state, record.attempt, record.crashes) == (State.DEAD, 3, 3)
+    assert (record.state, record.attempt, record.crashes) == (State.DEAD, 4, 4)
     assert record.reason is not None
-    assert record.reason.endswith("that was crash 3 of 3")
-    assert [error.attempt for error in record.errors] == [1, 2, 3]
+    assert record.reason.endswith("that was crash 4 of 4")
+    assert [error.attempt for error in record.errors] == [1, 2, 3, 4]
 
 
 async def test_only_those_whose_lease_ended_are_freed(store: AnyStore, clock: ManualClock) -> None:
@@ -225,8 +291,8 @@ async def test_more_leases_than_one_slice_end(store: AnyStore, clock: ManualCloc
     second = await claim(store)
 
     (counts,) = await store.admin.counts()
-    assert (len(first), len(second)) == (1, 1)
-    assert (counts.quarantined, counts.running) == (1_498, 2)
+    assert (len(first), len(second)) == (100, 100)
+    assert (counts.ready, counts.running) == (1_300, 200)
 
 
 async def test_leaving_listener_gives_back_what_it_holds(store: AnyStore) -> None:

@@ -1,8 +1,10 @@
 """Pausing: nobody claims a paused type, until it is resumed."""
 
-from kvqueue_fastapi.model import Send
+import pytest
+
+from kvqueue_fastapi.model import Send, Wanted
 from kvqueue_fastapi.store import AnyStore
-from tests.store.given import ManualClock, claim, claimed_ids, crash, mail, send, settle
+from tests.store.given import LEASE_MS, ManualClock, claim, claimed_ids, crash, mail, send, settle
 
 
 async def test_paused_type_is_not_claimed(store: AnyStore) -> None:
@@ -17,18 +19,20 @@ async def test_paused_type_is_not_claimed(store: AnyStore) -> None:
     assert await claimed_ids(store, "mail", "other") == mails
 
 
-async def test_quarantined_message_of_a_paused_type_is_not_claimed(
-    store: AnyStore, clock: ManualClock
+@pytest.mark.parametrize("crashes", [2, 3])
+async def test_message_of_a_paused_type_is_not_claimed_after_crashes(
+    store: AnyStore, clock: ManualClock, crashes: int
 ) -> None:
     await send(store, mail())
-    await crash(store, clock)
+    await crash(store, clock, times=crashes)
     await store.admin.set_paused("mail", paused=True)
 
-    paused = await claim(store)
+    told = await store.claim([Wanted("mail", 9)], limit=9, lease_ms=LEASE_MS)
+    paused = await claim(store, isolated=crashes == 3)
     await store.admin.set_paused("mail", paused=False)
 
-    assert paused == []
-    assert len(await claim(store)) == 1
+    assert (told.claims, told.any_isolated, paused) == ([], False, [])
+    assert len(await claim(store, isolated=crashes == 3)) == 1
 
 
 async def test_paused_type_takes_no_place_from_the_others(store: AnyStore) -> None:

@@ -41,7 +41,7 @@ MEMORY: Final = ":memory:"
 EVERYTHING: Final = Query(limit=10_000)
 # What a power cut does is not looked at, and each commit would wait for the disk.
 SETTINGS: Final = KvQueueSettings(
-    max_crashes=3, dead_letter_retention_s=0.05, sqlite_synchronous="NORMAL"
+    max_crashes=4, dead_letter_retention_s=0.05, sqlite_synchronous="NORMAL"
 )
 EFFORT: Final = effort(deadline=None, derandomize=True, report_multiple_bugs=False)
 
@@ -95,6 +95,7 @@ REQUESTS = st.builds(
     LEASES_MS,
     st.sampled_from([True, True, False]),
     st.none(),
+    st.sampled_from([False, False, False, True]),
 )
 
 Call = AtomicWrite | list[Settlement] | ClaimRequest
@@ -180,7 +181,7 @@ class Play:
         errors = tuple(replace(error, text="", trace="") for error in record.errors)
         state = record.state
         if state is State.DELAYED and record.due_at_ms <= self.clock.now_ms:
-            state = State.QUARANTINED if record.crashes else State.READY
+            state = self.model.lane(record.crashes)
         return replace(record, errors=errors, reason=None, state=state)
 
     # --- what the writer does ----------------------------------------------------------------
@@ -195,13 +196,14 @@ class Play:
         match call:
             case AtomicWrite():
                 return await self.store.commit(call)
-            case ClaimRequest(wanted, limit, listener_id, lease_ms, quarantined):
+            case ClaimRequest(wanted, limit, listener_id, lease_ms, quarantined, _, isolated):
                 return await self.store.claim(
                     wanted,
                     limit=limit,
                     lease_ms=lease_ms,
                     listener_id=listener_id,
                     quarantined=quarantined,
+                    isolated=isolated,
                 )
             case settlements:
                 return await self.store.settle(settlements)
@@ -220,11 +222,12 @@ class Play:
                 assert answer == [self.model.settle(one) for one in settlements]
 
     def compare_claims(self, request: ClaimRequest, claimed: Claimed) -> None:
-        expected = self.model.claim(request)
+        expected, any_isolated = self.model.claim(request)
         next_due_ms = self.model.next_due_ms()
         made = {(one.id, one.token) for one in self.claims}
 
         assert [one._replace(token=0) for one in claimed.claims] == expected
+        assert claimed.any_isolated == any_isolated
         assert made.isdisjoint((one.id, one.token) for one in claimed.claims)
         if next_due_ms is not None:
             assert claimed.next_due_ms is not None

@@ -32,6 +32,7 @@ STATES: Final = (
     State.BLOCKED,
     State.RUNNING,
     State.QUARANTINED,
+    State.ISOLATED,
     State.DEAD,
 )
 """By the number that is stored."""

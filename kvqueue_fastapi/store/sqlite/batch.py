@@ -82,7 +82,7 @@ class Batch:
         names = {"after": after, "limit": limit}
         found = {
             row[0]
-            for statement in (sql.READY_TYPES, sql.QUARANTINED_TYPES)
+            for statement in (sql.READY_TYPES, sql.QUARANTINED_TYPES, sql.ISOLATED_TYPES)
             for row in _read(connection, statement, names, self._patience)
         }
         return sorted(found, key=str.encode)[:limit]

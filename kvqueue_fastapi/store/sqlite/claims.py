@@ -28,6 +28,21 @@ class Picks(NamedTuple):
 
 READY: Final = Picks(sql.PICK, sql.PICK_LARGE)
 QUARANTINED: Final = Picks(sql.PICK_QUARANTINED, sql.PICK_LARGE_QUARANTINED)
+ISOLATED: Final = Picks(sql.PICK_ISOLATED, sql.PICK_LARGE_ISOLATED)
+
+
+class Readiness(NamedTuple):
+    """What there may be to claim.
+
+    Attributes:
+        wait_ms: in how many milliseconds there may be more to make ready; None: never.
+        any_quarantined: whether any message may be quarantined.
+        any_isolated: the same of isolated ones.
+    """
+
+    wait_ms: int | None
+    any_quarantined: bool
+    any_isolated: bool
 
 
 def claim(
@@ -41,39 +56,45 @@ def claim(
     """Take what is due. Returns the quarantined one first, then the others as they take turns."""
     # Before the commit, because a process may be frozen right after it.
     claimed_at = time.monotonic()
-    wait_ms, any_quarantined = make_ready(
-        connection, undertaker, now_ms=now_ms, steady_ms=steady_ms
-    )
+    readiness = make_ready(connection, undertaker, now_ms=now_ms, steady_ms=steady_ms)
     taken: list[Claim] = []
-    if any_quarantined and request.quarantined:
+    if request.isolated:
+        if readiness.any_isolated:
+            taken += _take(connection, ISOLATED, request, steady_ms, limit=1)
+        return Claimed(taken, readiness.wait_ms, claimed_at)
+    if readiness.any_quarantined and request.quarantined:
         taken += _take(connection, QUARANTINED, request, steady_ms, limit=1)
         request = request._replace(wanted=_without(request.wanted, taken))
     if request.limit > 0:
         taken += _take(connection, READY, request, steady_ms, limit=request.limit)
-    return Claimed(taken, wait_ms, claimed_at)
+    any_isolated = readiness.any_isolated and _has_isolated(connection, request.wanted)
+    return Claimed(taken, readiness.wait_ms, claimed_at, any_isolated)
 
 
 def make_ready(
     connection: sqlite3.Connection, undertaker: Undertaker, *, now_ms: int, steady_ms: int
-) -> tuple[int | None, bool]:
-    """Make claimable what has become due or whose lease has ended.
-
-    Returns: in how many milliseconds there may be more to make ready, None for never; and
-        whether any message is quarantined.
-    """
-    due_ms, lease_end_ms, any_quarantined = connection.execute(sql.PROBE).fetchone()
+) -> Readiness:
+    """Make claimable what has become due or whose lease has ended."""
+    due_ms, lease_end_ms, any_quarantined, any_isolated = connection.execute(sql.PROBE).fetchone()
+    waits_ms: list[int] = []
+    changed = False
     if due_ms is not None and due_ms <= now_ms:
         due_ms = _promote_due(connection, now_ms)
-        any_quarantined = True
-    if lease_end_ms is not None and lease_end_ms <= steady_ms:
-        undertaker.end_expired(connection, now_ms=now_ms, steady_ms=steady_ms)
-        any_quarantined = True
-    waits_ms = (
-        None if due_ms is None else due_ms - now_ms,
-        None if lease_end_ms is None else lease_end_ms - steady_ms,
-    )
-    wait_ms = min((max(0, wait) for wait in waits_ms if wait is not None), default=None)
-    return wait_ms, bool(any_quarantined)
+        changed = True
+    if due_ms is not None:
+        waits_ms.append(due_ms - now_ms)
+    if lease_end_ms is not None:
+        waits_ms.append(lease_end_ms - steady_ms)
+        if lease_end_ms <= steady_ms:
+            waits_ms[-1] = undertaker.end_expired(connection, now_ms=now_ms, steady_ms=steady_ms)
+            changed = True
+    wait_ms = max(0, min(waits_ms)) if waits_ms else None
+    return Readiness(wait_ms, bool(any_quarantined or changed), bool(any_isolated or changed))
+
+
+def _has_isolated(connection: sqlite3.Connection, wanted: Sequence[Wanted]) -> bool:
+    names = {"wanted": json.dumps(wanted)}
+    return connection.execute(sql.HAS_ISOLATED, names).fetchone() is not None
 
 
 def _promote_due(connection: sqlite3.Connection, now_ms: int) -> int | None:

@@ -70,12 +70,14 @@ class SqliteStore:
         self._retention_ms = round(settings.dead_letter_retention_s * 1000)
         # Beyond a third of the lease, waiting for a lock would cost us our leases.
         self._patience = Patience(settings.lease_s / 3)
-        undertaker = Undertaker(settings.max_crashes)
+        self._thread = DatabaseThread(
+            lambda: connect(path, synchronous=settings.sqlite_synchronous, patience=self._patience),
+            # What holds everybody up for less costs nobody a lease.
+            behind_s=settings.lease_s / 4,
+        )
+        undertaker = Undertaker(settings.max_crashes, self._thread.is_behind)
         self._batch = Batch(clock, undertaker, path, self._patience)
         self._listeners = Listeners(path, clock, undertaker, self._patience)
-        self._thread = DatabaseThread(
-            lambda: connect(path, synchronous=settings.sqlite_synchronous, patience=self._patience)
-        )
         self._loop = asyncio.get_running_loop()
         self._wakes: list[Callable[[], None]] = []
         self._key_wakes: list[Callable[[], None]] = []
@@ -136,9 +138,10 @@ class SqliteStore:
         listener_id: int = 0,
         quarantined: bool = True,
         taken: Taken | None = None,
+        isolated: bool = False,
     ) -> Claimed:
         """Take what is due, types taking turns; see `ClaimRequest`."""
-        request = ClaimRequest(wanted, limit, listener_id, lease_ms, quarantined, taken)
+        request = ClaimRequest(wanted, limit, listener_id, lease_ms, quarantined, taken, isolated)
         claimed: Claimed = await self._writer.submit(request)
         return claimed
 

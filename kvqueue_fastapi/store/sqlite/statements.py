@@ -28,7 +28,7 @@ INSERT_MESSAGES: Final = {
 # Only the head of a key is ready or delayed; whatever ends or adds a head calls this.
 PROMOTE_HEADS: Final = """
 UPDATE kvqueue_messages
-   SET state = CASE WHEN due_at_ms > :now_ms THEN 1 ELSE 0 END
+   SET state = CASE WHEN due_at_ms > :now_ms THEN 1 ELSE lane END
  WHERE state = 2
    AND id IN (SELECT (SELECT id FROM kvqueue_messages
                        WHERE ordering_key = keys.value ORDER BY id LIMIT 1)
@@ -58,10 +58,11 @@ VALUES (:type, :key, :message_id, :digest, :expires_at_ms)
 PROBE: Final = """
 SELECT (SELECT min(due_at_ms) FROM kvqueue_messages WHERE state = 1),
        (SELECT min(lease_until_ms) FROM kvqueue_messages WHERE state = 3),
-       EXISTS (SELECT 1 FROM kvqueue_messages WHERE state = 4)
+       EXISTS (SELECT 1 FROM kvqueue_messages WHERE state = 4),
+       EXISTS (SELECT 1 FROM kvqueue_messages WHERE state = 5)
 """
 PROMOTE_DUE: Final = """
-UPDATE kvqueue_messages SET state = CASE WHEN crashes > 0 THEN 4 ELSE 0 END
+UPDATE kvqueue_messages SET state = lane
  WHERE id IN (SELECT id FROM kvqueue_messages
                WHERE state = 1 AND due_at_ms <= :now_ms ORDER BY due_at_ms LIMIT :slice)
 """
@@ -91,26 +92,40 @@ _FROM_PICKED: Final = """
   FROM picked CROSS JOIN kvqueue_messages AS message
  WHERE message.id = picked.id
 """
-_FROM_QUARANTINED: Final = """
+# Each from an index of its own, which only a constant state can choose.
+_FIRST_QUARANTINED: Final = """
   FROM json_each(:wanted) AS asked CROSS JOIN kvqueue_messages AS message
  WHERE message.id = (SELECT id FROM kvqueue_messages
                       WHERE state = 4 AND type = asked.value ->> 0
                       ORDER BY due_at_ms, id LIMIT 1)
+"""
+_FIRST_ISOLATED: Final = """
+  FROM json_each(:wanted) AS asked CROSS JOIN kvqueue_messages AS message
+ WHERE message.id = (SELECT id FROM kvqueue_messages
+                      WHERE state = 5 AND type = asked.value ->> 0
+                      ORDER BY due_at_ms, id LIMIT 1)
+"""
+_MAY_BE_CLAIMED: Final = """
    AND asked.value ->> 1 > 0
    AND NOT EXISTS (SELECT 1 FROM kvqueue_types AS known
                     WHERE known.type = message.type AND known.paused = 1)
+"""
+_FIRST_OF_ALL: Final = f"""
+{_MAY_BE_CLAIMED}
  ORDER BY message.due_at_ms, message.id LIMIT 1
 """
 PICK: Final = (
     f"{_PICKED} SELECT json_group_array(message.id),"
     f" json_group_array(json_array({_CLAIM_FIELDS})) {_FROM_PICKED}"
 )
-PICK_QUARANTINED: Final = (
-    f"SELECT json_array(message.id), json_array(json_array({_CLAIM_FIELDS})) {_FROM_QUARANTINED}"
-)
+_PICK_FIRST: Final = f"SELECT json_array(message.id), json_array(json_array({_CLAIM_FIELDS}))"
+PICK_QUARANTINED: Final = f"{_PICK_FIRST} {_FIRST_QUARANTINED} {_FIRST_OF_ALL}"
+PICK_ISOLATED: Final = f"{_PICK_FIRST} {_FIRST_ISOLATED} {_FIRST_OF_ALL}"
+HAS_ISOLATED: Final = f"SELECT 1 {_FIRST_ISOLATED} {_MAY_BE_CLAIMED}"
 # For a message that is too large to become JSON within SQLite.
 PICK_LARGE: Final = f"{_PICKED} SELECT {_CLAIM_FIELDS} {_FROM_PICKED}"
-PICK_LARGE_QUARANTINED: Final = f"SELECT {_CLAIM_FIELDS} {_FROM_QUARANTINED}"
+PICK_LARGE_QUARANTINED: Final = f"SELECT {_CLAIM_FIELDS} {_FIRST_QUARANTINED} {_FIRST_OF_ALL}"
+PICK_LARGE_ISOLATED: Final = f"SELECT {_CLAIM_FIELDS} {_FIRST_ISOLATED} {_FIRST_OF_ALL}"
 # Counts have an end, because a sum beyond 64 bits is no INTEGER: it would stop every claim.
 TAKE: Final = """
 UPDATE kvqueue_messages
@@ -134,6 +149,14 @@ WITH RECURSIVE quarantined (type) AS (
       FROM quarantined WHERE quarantined.type IS NOT NULL)
 SELECT type FROM quarantined WHERE type IS NOT NULL LIMIT :limit
 """
+ISOLATED_TYPES: Final = """
+WITH RECURSIVE isolated (type) AS (
+    SELECT min(type) FROM kvqueue_messages WHERE state = 5 AND type > :after
+    UNION ALL
+    SELECT (SELECT min(type) FROM kvqueue_messages WHERE state = 5 AND type > isolated.type)
+      FROM isolated WHERE isolated.type IS NOT NULL)
+SELECT type FROM isolated WHERE type IS NOT NULL LIMIT :limit
+"""
 LISTENED_TYPES: Final = """
 SELECT DISTINCT type.value FROM kvqueue_listeners, json_each(kvqueue_listeners.types) AS type
 """
@@ -147,7 +170,7 @@ DELETE FROM kvqueue_messages
 # A key's successor waits for the promotion that follows each of these, hence no RETURNING.
 RETRY_HELD: Final = """
 UPDATE kvqueue_messages
-   SET state = CASE WHEN :due_at_ms > :now_ms THEN 1 WHEN crashes > 0 THEN 4 ELSE 0 END,
+   SET state = CASE WHEN :due_at_ms > :now_ms THEN 1 ELSE lane END,
        due_at_ms = :due_at_ms, token = 0, holder = 0,
        errors = json_insert(iif(json_valid(errors), errors, '[]'), '$[#]',
            json_object('attempt', attempt, 'at_ms', :now_ms, 'text', :text, 'trace', :trace))
@@ -155,14 +178,14 @@ UPDATE kvqueue_messages
 """
 DEFER_HELD: Final = """
 UPDATE kvqueue_messages
-   SET state = CASE WHEN :due_at_ms > :now_ms THEN 1 WHEN crashes > 0 THEN 4 ELSE 0 END,
+   SET state = CASE WHEN :due_at_ms > :now_ms THEN 1 ELSE lane END,
        due_at_ms = :due_at_ms, token = 0, holder = 0,
        attempt = max(attempt - 1, 0), deferrals = min(deferrals, 1000000000) + 1
  WHERE id = :id AND token = :token AND state = 3
 """
 RELEASE_HELD: Final = """
 UPDATE kvqueue_messages
-   SET state = CASE WHEN crashes > 0 THEN 4 ELSE 0 END, token = 0, holder = 0,
+   SET state = lane, token = 0, holder = 0,
        attempt = max(attempt - 1, 0)
  WHERE id = :id AND token = :token AND state = 3
 """
@@ -203,10 +226,10 @@ HELD_BY: Final = """
 SELECT id, type, data, options, ordering_key, crashes FROM kvqueue_messages
  WHERE state = 3 AND holder = :holder LIMIT :slice
 """
-# A crash spends no retry: it is counted apart, and the message runs alone from now on.
-QUARANTINE: Final = """
+# A crash spends no retry: it is counted apart, and the more there are, the less runs beside it.
+TAKE_AWAY: Final = """
 UPDATE kvqueue_messages
-   SET state = 4, crashes = crashes + 1, token = 0, holder = 0,
+   SET state = :lane, lane = :lane, crashes = crashes + 1, token = 0, holder = 0,
        errors = json_insert(iif(json_valid(errors), errors, '[]'), '$[#]',
            json_object('attempt', attempt, 'at_ms', :now_ms, 'text', :text, 'trace', ''))
  WHERE id = :id
@@ -214,7 +237,7 @@ UPDATE kvqueue_messages
 
 RELEASE_ALL_OF: Final = """
 UPDATE kvqueue_messages
-   SET state = CASE WHEN crashes > 0 THEN 4 ELSE 0 END, token = 0, holder = 0,
+   SET state = lane, token = 0, holder = 0,
        attempt = max(attempt - 1, 0)
  WHERE state = 3 AND holder = :holder
 """
@@ -263,6 +286,7 @@ SELECT (SELECT count(*) FROM (SELECT 1 FROM kvqueue_messages WHERE state = 0 LIM
      + (SELECT count(*) FROM (SELECT 1 FROM kvqueue_messages WHERE state = 1 LIMIT :most))
      + (SELECT count(*) FROM (SELECT 1 FROM kvqueue_messages WHERE state = 2 LIMIT :most))
      + (SELECT count(*) FROM (SELECT 1 FROM kvqueue_messages WHERE state = 4 LIMIT :most))
+     + (SELECT count(*) FROM (SELECT 1 FROM kvqueue_messages WHERE state = 5 LIMIT :most))
 """
 COUNT_MESSAGES: Final = """
 SELECT type, state, count(*), min(sent_at_ms) FROM kvqueue_messages GROUP BY type, state
@@ -279,7 +303,7 @@ id, type, data, state, options, priority, ordering_key, attempt, crashes, sent_a
 errors, NULL AS reason, requeued_from, deferrals
 """
 _DEAD_LETTER_FIELDS: Final = """
-id, type, data, 5 AS state, options, priority, ordering_key, attempt, crashes, sent_at_ms,
+id, type, data, 6 AS state, options, priority, ordering_key, attempt, crashes, sent_at_ms,
 died_at_ms, errors, reason, requeued_from, 0 AS deferrals
 """
 _FILTERS: Final = """

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from kvqueue_fastapi.errors import StoreBusyError
+from kvqueue_fastapi.model import Claim, Claimed, Wanted
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import AnyStore, open_store
-from tests.store.given import claim, ending, mail, send
+from kvqueue_fastapi.store.sqlite.leases import GRACE_S
+from tests.store.given import LEASE_MS, ManualClock, claim, ending, mail, send
 
 Verb = Callable[[AnyStore], Awaitable[Any]]
 
@@ -107,6 +109,55 @@ async def test_replay_waits_for_a_lock_once_only(
     assert {type(answer) for answer in answers} == {StoreBusyError}
     assert loop.time() - begun < 1
     foreign.execute("ROLLBACK")
+
+
+@pytest.fixture
+async def peer(
+    path: Path, settings: KvQueueSettings, clock: ManualClock, store: AnyStore
+) -> AsyncIterator[AnyStore]:
+    """Another process on the same file."""
+    peer = await open_store(str(path), settings, clock)
+    yield peer
+    await peer.close()
+
+
+async def held_beyond_its_lease(
+    store: AnyStore, peer: AnyStore, foreign: sqlite3.Connection, clock: ManualClock
+) -> tuple[Claim, Claimed]:
+    """A lock outlasts a lease, while a peer looks for work. Returns what it finds."""
+    await send(store, mail())
+    (held,) = await claim(store)
+    foreign.execute("BEGIN IMMEDIATE")
+    clock.pass_ms(LEASE_MS)
+    with pytest.raises(StoreBusyError):
+        await claim(peer)
+    foreign.execute("ROLLBACK")
+    return held, await peer.claim([Wanted("mail", 1)], limit=1, lease_ms=LEASE_MS)
+
+
+async def test_holder_whom_a_lock_kept_from_extending_its_lease_may_do_it_now(
+    store: AnyStore, peer: AnyStore, foreign: sqlite3.Connection, clock: ManualClock
+) -> None:
+    held, found = await held_beyond_its_lease(store, peer, foreign, clock)
+
+    lost = await asyncio.to_thread(store.extend, [(held.id, held.token)], LEASE_MS)
+    await asyncio.sleep(GRACE_S)
+
+    assert (found.claims, lost) == ([], frozenset())
+    assert await claim(peer) == []
+    assert await store.settle([ending(held)]) == [True]
+
+
+async def test_holder_that_does_not_extend_its_lease_after_a_lock_loses_it(
+    store: AnyStore, peer: AnyStore, foreign: sqlite3.Connection, clock: ManualClock
+) -> None:
+    held, found = await held_beyond_its_lease(store, peer, foreign, clock)
+
+    assert found.claims == []
+    assert found.next_due_ms is not None
+    assert 0 < found.next_due_ms <= GRACE_S * 1_000
+    await asyncio.sleep(found.next_due_ms / 1_000)
+    assert [(one.id, one.crashes) for one in await claim(peer)] == [(held.id, 1)]
 
 
 async def test_open_reader_does_not_hold_up_writes(

@@ -14,9 +14,10 @@ from tests.store.given import LEASE_MS, ManualClock, claim, ending, mail, send
 
 PATH = [
     "PROMOTE_HEADS", "FIND_IDEMPOTENT", "REMEMBER_IDEMPOTENT", "PROBE", "PROMOTE_DUE", "NEXT_DUE",
-    "PICK", "PICK_QUARANTINED", "PICK_LARGE", "PICK_LARGE_QUARANTINED", "TAKE", "READY_TYPES",
+    "PICK", "PICK_QUARANTINED", "PICK_LARGE", "PICK_LARGE_QUARANTINED", "PICK_ISOLATED",
+    "PICK_LARGE_ISOLATED", "HAS_ISOLATED", "ISOLATED_TYPES", "TAKE", "READY_TYPES",
     "QUARANTINED_TYPES", "DELETE_HELD", "RETRY_HELD", "DEFER_HELD", "RELEASE_HELD", "HELD", "BURY",
-    "DELETE_MESSAGE", "EXTEND", "STILL_HELD", "EXPIRED", "HELD_BY", "RELEASE_ALL_OF", "QUARANTINE",
+    "DELETE_MESSAGE", "EXTEND", "STILL_HELD", "EXPIRED", "HELD_BY", "RELEASE_ALL_OF", "TAKE_AWAY",
     "LIST_KEYS", "LIST_KEYS_BACKWARDS", "DEAD_IDS_OF_TYPE", "READ_DEAD_LETTER",
     "DELETE_DEAD_LETTER", "READ_STATE", "FORGET_IDEMPOTENT", "MOVE_IDEMPOTENT",
     "SWEEP_DEAD_LETTERS", "SWEEP_IDEMPOTENCY", "SWEEP_KEYS",
@@ -25,7 +26,9 @@ PATH = [
 BY_SIZE = ("READ_KEYS", "SET_KEYS", "DELETE_KEYS")
 """Statements that are prepared for several sizes."""
 
-FEW = re.compile(r"SCAN kvqueue_messages USING (COVERING )?INDEX kvqueue_(claimed|quarantined)")
+FEW = re.compile(
+    r"SCAN kvqueue_messages USING (COVERING )?INDEX kvqueue_(claimed|quarantined|isolated)"
+)
 """What one listener holds, and whether there is any: walks of a few rows or of one."""
 
 ROWS = 50_000
@@ -39,7 +42,8 @@ KINDS = {
     "types": f"{_INTO} (type) SELECT 'type' || (i % 10000) FROM n",
     "running": f"{_INTO} (type, state, token, holder, lease_until_ms)"
     f" SELECT 'mail', 3, i, 5, {1 << 62} FROM n",
-    "quarantined": f"{_INTO} (type, state, crashes) SELECT 'mail', 4, 1 FROM n",
+    "quarantined": f"{_INTO} (type, state, crashes) SELECT 'mail', 4, 2 FROM n",
+    "isolated": f"{_INTO} (type, state, crashes) SELECT 'mail', 5, 4 FROM n",
     "keys": f"{_INTO} (type, ordering_key) SELECT 'other', 'key' || i FROM n",
     "dead": f"{_MANY} INSERT INTO kvqueue_dead_letters"
     " (id, type, data, priority, sent_at_ms, died_at_ms, attempt, crashes, reason)"

@@ -83,8 +83,8 @@ async def test_death_is_noticed_at_once(store: AnyStore, listening: Callable[...
     freed = _freed(store)
 
     assert (other.ids, before, freed) == (ids, 0, 2)
-    assert [(await shown(store, number)).state for number in ids] == [State.QUARANTINED] * 2
-    assert [one.crashes for one in await claim(store)] == [1]
+    assert [(await shown(store, number)).state for number in ids] == [State.READY] * 2
+    assert [one.crashes for one in await claim(store)] == [1, 1]
     assert await store.admin.listeners() == []
 
 

@@ -6,7 +6,8 @@ CREATE TABLE kvqueue_messages (
     id             INTEGER PRIMARY KEY AUTOINCREMENT,
     type           TEXT    NOT NULL,
     data           TEXT    NOT NULL DEFAULT 'null',
-    state          INTEGER NOT NULL DEFAULT 0,  -- 0 ready, 1 delayed, 2 behind its key, 3 claimed, 4 quarantined
+    state          INTEGER NOT NULL DEFAULT 0,  -- 0 ready, 1 delayed, 2 behind its key, 3 claimed, 4 quarantined, 5 isolated
+    lane           INTEGER NOT NULL DEFAULT 0,  -- the state in which it can be claimed: 0, 4 or 5
     priority       INTEGER NOT NULL DEFAULT 0,
     due_at_ms      INTEGER NOT NULL DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)),
     sent_at_ms     INTEGER NOT NULL DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)),
@@ -28,6 +29,7 @@ CREATE INDEX kvqueue_delayed     ON kvqueue_messages (due_at_ms) WHERE state = 1
 CREATE INDEX kvqueue_claimed     ON kvqueue_messages (lease_until_ms) WHERE state = 3;
 CREATE INDEX kvqueue_blocked     ON kvqueue_messages (id) WHERE state = 2;
 CREATE INDEX kvqueue_quarantined ON kvqueue_messages (type, due_at_ms, id) WHERE state = 4;
+CREATE INDEX kvqueue_isolated    ON kvqueue_messages (type, due_at_ms, id) WHERE state = 5;
 CREATE INDEX kvqueue_ordered     ON kvqueue_messages (ordering_key, id) WHERE ordering_key IS NOT NULL;
 
 CREATE TABLE kvqueue_dead_letters (

@@ -1,0 +1,113 @@
+"""A message that is one crash from its end: nothing else begins while it may do harm."""
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from kvqueue_fastapi import on_queue_message
+from tests.contract.harness import Seen, running
+
+
+async def suspect(where: Path, name: str) -> None:
+    """Put a message in as the store has it after four crashes of five."""
+    async with running(where, listen=False):
+        pass  # the file is there now, with its tables
+    with closing(sqlite3.connect(where / "q.db", isolation_level=None)) as connection:
+        connection.execute(
+            "INSERT INTO kvqueue_messages (type, data, crashes, attempt, state, lane)"
+            " VALUES ('work', json_quote(?), 4, 4, 5, 5)",
+            (name,),
+        )
+
+
+class Worker:
+    """Notes who begins and who ends, each after its own time."""
+
+    def __init__(self, **seconds: float) -> None:
+        self.seen = Seen()
+        self._seconds = seconds
+
+    @on_queue_message("work")
+    async def work(self, name: str) -> None:
+        self.seen.add(f"{name} begins")
+        await asyncio.sleep(self._seconds.get(name, 0))
+        self.seen.add(f"{name} ends")
+
+
+async def test_nothing_begins_while_an_isolated_message_runs(tmp_path: Path) -> None:
+    worker = Worker(suspect=0.3)
+    await suspect(tmp_path, "suspect")
+
+    async with running(tmp_path, callbacks={"work": worker.work}) as bench:
+        await worker.seen.reach(1)
+        await bench.queue.send_message("work", "other")
+        await worker.seen.reach(4)
+
+    assert worker.seen == ["suspect begins", "suspect ends", "other begins", "other ends"]
+
+
+async def test_isolated_message_begins_when_nothing_else_runs(tmp_path: Path) -> None:
+    worker = Worker(other=0.3)
+
+    async with running(tmp_path, callbacks={"work": worker.work}) as bench:
+        await bench.queue.send_message("work", "other")
+        await worker.seen.reach(1)
+        await suspect(tmp_path, "suspect")
+        await worker.seen.reach(4)
+
+    assert worker.seen == ["other begins", "other ends", "suspect begins", "suspect ends"]
+
+
+async def test_isolated_messages_run_one_after_another(tmp_path: Path) -> None:
+    worker = Worker(a=0.05, b=0.05)
+    for name in ("a", "b"):
+        await suspect(tmp_path, name)
+
+    async with running(tmp_path, callbacks={"work": worker.work}, poll_interval_s=3_600):
+        await worker.seen.reach(4)
+
+    assert worker.seen == ["a begins", "a ends", "b begins", "b ends"]
+
+
+async def test_handler_that_takes_hours_holds_up_no_isolated_message_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvqueue_fastapi.listener.APART_S", 0.1)
+    worker = Worker(endless=3_600, suspect=3_600)
+
+    async with running(tmp_path, callbacks={"work": worker.work}, shutdown_timeout_s=0) as bench:
+        await bench.queue.send_message("work", "endless")
+        await worker.seen.reach(1)
+        await suspect(tmp_path, "suspect")
+        await worker.seen.reach(2)
+        await bench.queue.send_message("work", "other")
+        await worker.seen.reach(4)
+
+    assert worker.seen == ["endless begins", "suspect begins", "other begins", "other ends"]
+
+
+async def test_shutdown_does_not_wait_for_an_isolated_message(tmp_path: Path) -> None:
+    worker = Worker(suspect=3_600)
+    await suspect(tmp_path, "suspect")
+
+    async with running(tmp_path, callbacks={"work": worker.work}, shutdown_timeout_s=0) as bench:
+        await worker.seen.reach(1)
+
+    async with running(tmp_path, listen=False) as bench:
+        (record,) = await bench.admin.messages()
+    assert (record.state, record.attempt, record.crashes) == ("isolated", 4, 4)
+
+
+async def test_drain_takes_isolated_messages_too(tmp_path: Path) -> None:
+    worker = Worker()
+    await suspect(tmp_path, "suspect")
+
+    async with running(tmp_path, listen=False, callbacks={"work": worker.work}) as bench:
+        await bench.queue.send_message("work", "other")
+        handled = await bench.queue.run_until_idle()
+
+    assert handled == 2
+    assert worker.seen == ["other begins", "other ends", "suspect begins", "suspect ends"]
