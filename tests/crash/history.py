@@ -1,0 +1,155 @@
+"""Ledger and audit put together: who held which message when, and what befell whom."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from tests.crash.audit import Entry, Remains
+from tests.crash.ledger import Line
+from tests.crash.spans import Span, without
+
+DEATHS: Final = frozenset({"SIGKILL", "dying"})
+FREEZES: Final = frozenset({"SIGSTOP", "SIGSTOP within a commit"})
+ENDS: Final = frozenset({"ended", "failed", "cancelled", "dying"})
+
+
+@dataclass(slots=True)
+class Delivery:
+    """One handler that began, and how it ended.
+
+    Attributes:
+        end: "ended", "failed", "cancelled", "dying"; "": its process was gone before.
+        ended_at: when; for ever where it did not.
+        commits_at: when it began to settle its own message.
+    """
+
+    line: Line
+    end: str = ""
+    ended_at: float = math.inf
+    commits_at: float = math.inf
+
+
+class Holding(NamedTuple):
+    """One claim, from its commit to the one that ended it.
+
+    Attributes:
+        end: "put back", "taken away" or "removed"; "": it is not over.
+        again_at: when the message was claimed anew; for ever where it was not.
+    """
+
+    id: int
+    pid: int
+    attempt: int
+    crashes: int
+    span: Span
+    end: str
+    again_at: float
+
+
+class History:
+    """What is known of one run.
+
+    Attributes:
+        sent: the ids that clients were told, by their own key.
+        kinds: what each message asks of its handler, by the client's key.
+        deliveries: of each message, as they began.
+        holdings: of each message, as it was claimed.
+        faults: of each process.
+        locked: when a frozen process held the database's lock.
+        listening: when each process listened and was neither frozen nor dead.
+    """
+
+    def __init__(self, lines: Sequence[Line], remains: Remains) -> None:
+        self.lines = lines
+        self.remains = remains
+        self.sent = {line.key: line.id for line in lines if line.event == "sent"}
+        self.kinds = {line.key: line.kind for line in lines if line.event == "sending"}
+        self.faults = _faults(lines)
+        self.deliveries = _deliveries(lines)
+        self._pids = {e.holder: e.id for e in remains.entries if e.event == "listening"}
+        self.holdings: defaultdict[int, list[Holding]] = defaultdict(list)
+        for holding in _holdings(remains.entries, self._pids):
+            self.holdings[holding.id].append(holding)
+        self.locked = [
+            Span(fault.at, fault.until)
+            for faults in self.faults.values()
+            for fault in faults
+            if fault.event == "SIGSTOP within a commit"
+        ]
+        self.listening = {pid: self._listening(pid) for pid in set(self._pids.values())}
+
+    def died_or_froze(self, pid: int, window: Span) -> str:
+        """The fault that befell a process within a window; "": none."""
+        for fault in self.faults[pid]:
+            is_mortal = fault.event in DEATHS | FREEZES
+            if is_mortal and fault.at <= window.end and fault.until >= window.begin:
+                return fault.event
+        return ""
+
+    def all_holdings(self) -> Iterator[Holding]:
+        """Those of every message."""
+        for holdings in self.holdings.values():
+            yield from holdings
+
+    def others_listening(self, pid: int) -> list[Span]:
+        """When somebody else could have taken over from a process."""
+        others = (span for one, spans in self.listening.items() if one != pid for span in spans)
+        return without(others, self.locked)
+
+    def _listening(self, pid: int) -> list[Span]:
+        entered = [e.at for e in self.remains.entries if e.event == "listening" and e.id == pid]
+        left = [e.at for e in self.remains.entries if e.event == "left" and e.id == pid]
+        died = [fault.at for fault in self.faults[pid] if fault.event in DEATHS]
+        stopping = [fault.at for fault in self.faults[pid] if fault.event == "SIGTERM"]
+        end = min(left + died + stopping, default=math.inf)
+        frozen = [Span(f.at, f.until) for f in self.faults[pid] if f.event in FREEZES]
+        return without([Span(min(entered), end)], frozen)
+
+
+def _faults(lines: Iterable[Line]) -> defaultdict[int, list[Line]]:
+    faults: defaultdict[int, list[Line]] = defaultdict(list)
+    for line in lines:
+        if line.event == "dying":
+            faults[line.pid].append(line._replace(until=line.at))
+        elif line.event in DEATHS | FREEZES | {"SIGTERM"}:
+            faults[line.pid].append(line)
+    return faults
+
+
+def _deliveries(lines: Iterable[Line]) -> dict[int, list[Delivery]]:
+    by_message: defaultdict[int, list[Delivery]] = defaultdict(list)
+    open_ones: dict[tuple[int, int], Delivery] = {}
+    for line in lines:
+        if line.event == "begun":
+            open_ones[line.id, line.pid] = delivery = Delivery(line)
+            by_message[line.id].append(delivery)
+        elif line.event == "committing":
+            open_ones[line.id, line.pid].commits_at = line.at
+        elif line.event in ENDS:
+            delivery = open_ones[line.id, line.pid]
+            delivery.end, delivery.ended_at = line.event, line.at
+    return dict(by_message)
+
+
+def _holdings(entries: Sequence[Entry], pids: dict[int, int]) -> Iterable[Holding]:
+    held: dict[int, Entry] = {}
+    waiting: dict[int, Holding] = {}
+    for entry in entries:
+        if entry.event == "claimed":
+            if before := waiting.pop(entry.id, None):
+                yield before._replace(again_at=entry.at)
+            held[entry.id] = entry
+        elif entry.event in {"put back", "taken away", "removed"} and entry.id in held:
+            claimed = held.pop(entry.id)
+            span = Span(claimed.at, entry.at)
+            pid = pids.get(claimed.holder, 0)
+            waiting[entry.id] = Holding(
+                entry.id, pid, claimed.attempt, claimed.crashes, span, entry.event, math.inf
+            )
+    yield from waiting.values()
+    for claimed in held.values():
+        pid = pids.get(claimed.holder, 0)
+        span = Span(claimed.at, math.inf)
+        yield Holding(claimed.id, pid, claimed.attempt, claimed.crashes, span, "", math.inf)

@@ -1,0 +1,134 @@
+"""What befalls the server, at random moments."""
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from tests.crash.ledger import Ledger
+from tests.crash.plan import LEASE_S
+from tests.crash.servers import ROOT, Server
+
+SHARES: Final = {"kill": 60, "kill all": 6, "terminate": 16, "freeze": 14, "visit": 8}
+"""How often each fault comes."""
+FROZEN_S: Final = (LEASE_S + 1.0, LEASE_S + 2.0)
+"""For how long: always longer than a lease."""
+VISITOR: Final = Path(__file__).with_name("visitor.py")
+
+
+class Killer:
+    """Kills, ends and freezes workers, and brings in other programs.
+
+    Args:
+        server: whose workers are its victims.
+        ledger: where it writes what it did.
+        pause_s: how long to wait between two faults, on average.
+    """
+
+    def __init__(self, server: Server, ledger: Ledger, pause_s: float) -> None:
+        self.kills = 0
+        self._server = server
+        self._ledger = ledger
+        self._pause_s = pause_s
+        self._frozen: dict[int, asyncio.Task[None]] = {}
+        self._visits: list[asyncio.Task[None]] = []
+
+    async def run(self, stop: asyncio.Event, kills: int) -> None:
+        """Go on until it is to stop, or until so many processes were hit."""
+        while not stop.is_set() and self.kills < kills:
+            await asyncio.sleep(random.uniform(0, 2 * self._pause_s))
+            await self._strike(random.choices(list(SHARES), list(SHARES.values()))[0])
+        await asyncio.gather(*self._frozen.values(), *self._visits)
+
+    async def _strike(self, fault: str) -> None:
+        if fault == "visit":
+            self._visits.append(asyncio.create_task(self._visit()))
+            return
+        if fault == "kill all":
+            self._kill_all()
+            return
+        victims = [pid for pid in self._server.victims() if pid not in self._frozen]
+        if not victims:
+            return
+        victim = random.choice(victims)
+        if fault == "freeze":
+            self._frozen[victim] = asyncio.create_task(self._freeze(victim))
+        else:
+            self._signal("SIGKILL" if fault == "kill" else "SIGTERM", [victim])
+
+    def _kill_all(self) -> None:
+        began, pids = time.time(), self._server.pids()
+        self._server.kill_all()
+        for pid in pids:
+            self._note("SIGKILL", pid, began)
+
+    def _signal(self, name: str, pids: list[int]) -> None:
+        for pid in pids:
+            began = time.time()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.Signals[name])
+            self._note(name, pid, began)
+
+    async def _freeze(self, pid: int) -> None:
+        began = time.time()
+        try:
+            os.kill(pid, signal.SIGSTOP)
+            until = time.monotonic() + random.uniform(*FROZEN_S)
+            # A process that is frozen within a commit holds the lock, and so holds up everybody.
+            name = "SIGSTOP within a commit" if await self._is_locked() else "SIGSTOP"
+            await asyncio.sleep(max(0, until - time.monotonic()))
+            os.kill(pid, signal.SIGCONT)
+            self._note(name, pid, began)
+        except ProcessLookupError:  # somebody else has killed it
+            self._note("SIGKILL", pid, began)
+        finally:
+            del self._frozen[pid]
+
+    async def _is_locked(self) -> bool:
+        return not await asyncio.to_thread(_can_write, self._server.database)
+
+    async def _visit(self) -> None:
+        """Another program opens the file, does what it does, and leaves or is killed."""
+        config = {"listen": random.random() < 0.5, "stay_s": random.uniform(0.1, 2)}
+        visitor = self._launch(config)
+        try:
+            if random.random() < 0.5:
+                await asyncio.sleep(random.uniform(0.5, 2))
+                began = time.time()
+                visitor.kill()
+                self._note("SIGKILL", visitor.pid, began)
+            await asyncio.to_thread(visitor.wait, 30)
+        finally:
+            visitor.kill()
+
+    def _launch(self, config: dict[str, Any]) -> subprocess.Popen[bytes]:
+        with self._server.log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, str(VISITOR), json.dumps(config)],
+                cwd=ROOT,
+                env={**self._server.environment, "PYTHONPATH": str(ROOT)},
+                stdout=log,
+                stderr=log,
+            )
+
+    def _note(self, name: str, pid: int, began: float) -> None:
+        self._ledger.note(name, pid=pid, at=began, until=time.time())
+        self.kills += 1
+
+
+def _can_write(database: Path) -> bool:
+    # Long enough for a commit that is under way elsewhere to come to its end.
+    with contextlib.closing(sqlite3.connect(database, timeout=0.3)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+    return True

@@ -1,0 +1,330 @@
+"""The reckoning itself: whatever breaks a promise is found, and nothing else is blamed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from tests.crash.audit import DeadLetter, Entry, Remains
+from tests.crash.history import History
+from tests.crash.ledger import Line
+from tests.crash.plan import LEASE_S
+from tests.crash.reckoning import Report, reckon
+
+ONE, TWO = 101, 102
+"""Two processes that listen, as the holders 1 and 2."""
+
+
+class Story:
+    """What happened to a few messages, told a line at a time."""
+
+    def __init__(self) -> None:
+        self.lines: list[Line] = []
+        self.entries: list[Entry] = []
+        self.dead: list[DeadLetter] = []
+        self.waiting: list[int] = []
+        self.effects = 0
+        for holder, pid in enumerate((ONE, TWO), start=1):
+            self.entries.append(Entry("listening", 0, pid, 0, holder, 0, None, 0))
+
+    def sent(
+        self, number: int, at: float, kind: str = "plain", *, delay: float = 0, lane: str = ""
+    ) -> None:
+        named = {"key": f"k{number}", "kind": kind, "lane": lane}
+        self.lines.append(Line("sending", at, 1, due=at + delay, **named))
+        self.stored(number, at, delay=delay, lane=lane)
+        self.lines.append(Line("sent", at, 1, id=number, **named))
+
+    def stored(self, number: int, at: float, *, delay: float = 0, lane: str = "") -> None:
+        self.entries.append(Entry("stored", at, number, 0, 0, 0, lane or None, at + delay))
+
+    def claimed(
+        self, number: int, at: float, pid: int = ONE, attempt: int = 1, **more: Any
+    ) -> None:
+        self._row("claimed", number, at, pid, attempt, **more)
+
+    def removed(
+        self, number: int, at: float, pid: int = ONE, attempt: int = 1, **more: Any
+    ) -> None:
+        self._row("removed", number, at, pid, attempt, **more)
+
+    def taken_away(self, number: int, at: float, pid: int = ONE, attempt: int = 1) -> None:
+        self._row("taken away", number, at, pid, attempt)
+
+    def did(
+        self,
+        event: str,
+        number: int,
+        at: float,
+        pid: int = ONE,
+        attempt: int = 1,
+        kind: str = "plain",
+        lane: str = "",
+    ) -> None:
+        self.lines.append(Line(event, at, pid, number, attempt, f"k{number}", kind, lane))
+
+    def befell(self, fault: str, pid: int, at: float, until: float | None = None) -> None:
+        self.lines.append(Line(fault, at, pid, until=until or at))
+
+    def handled(
+        self, number: int, at: float, pid: int = ONE, kind: str = "plain", lane: str = ""
+    ) -> None:
+        """Claimed, begun, ended and removed within a tenth of a second."""
+        self.claimed(number, at, pid, lane=lane)
+        self.did("begun", number, at, pid, kind=kind, lane=lane)
+        self.did("ended", number, at + 0.1, pid, kind=kind)
+        self.removed(number, at + 0.1, pid, lane=lane)
+
+    def reckoned(self) -> Report:
+        remains = Remains(self.entries, self.dead, self.waiting, self.effects, "ok")
+        return reckon(History(self.lines, remains))
+
+    def _row(
+        self,
+        event: str,
+        number: int,
+        at: float,
+        pid: int,
+        attempt: int,
+        *,
+        lane: str = "",
+        due: float = 0,
+    ) -> None:
+        holder = (ONE, TWO).index(pid) + 1
+        self.entries.append(Entry(event, at, number, attempt, holder, 0, lane or None, due))
+
+
+@pytest.fixture
+def story() -> Story:
+    return Story()
+
+
+def found(story: Story) -> Sequence[str]:
+    return story.reckoned().broken
+
+
+def test_message_that_is_handled_breaks_nothing(story: Story) -> None:
+    story.sent(1, at=10)
+    story.handled(1, at=10)
+
+    assert found(story) == []
+
+
+def test_sent_message_that_nobody_handled_is_lost(story: Story) -> None:
+    story.sent(1, at=10)
+    story.claimed(1, at=10)
+    story.removed(1, at=11)
+
+    assert "message 1 was sent and is lost" in found(story)
+
+
+def test_message_that_is_left_waits_for_ever(story: Story) -> None:
+    story.sent(1, at=10)
+    story.waiting = [1]
+
+    assert "message 1 waits for ever" in found(story)
+
+
+def test_id_that_comes_twice_is_found(story: Story) -> None:
+    for at in (10, 20):
+        story.sent(1, at)
+        story.handled(1, at)
+
+    assert "the id 1 was used 2 times" in found(story)
+
+
+def test_settlement_of_a_stale_holder_is_found(story: Story) -> None:
+    story.sent(1, at=10)
+    story.claimed(1, at=10)
+    story.did("begun", 1, at=10)
+    story.befell("SIGSTOP", ONE, at=10, until=14)
+    story.taken_away(1, at=12)
+    story.claimed(1, at=12, pid=TWO, attempt=2)
+    story.did("begun", 1, at=12, pid=TWO, attempt=2)
+    story.did("ended", 1, at=14)
+    story.removed(1, at=14, pid=TWO, attempt=2)
+    story.did("ended", 1, at=15, pid=TWO, attempt=2)
+
+    assert found(story) == [f"message 1 was settled, but not by its holder {TWO}"]
+
+
+def test_settlement_by_the_new_holder_is_fine_while_the_old_one_ends_late(story: Story) -> None:
+    story.sent(1, at=10)
+    story.claimed(1, at=10)
+    story.did("begun", 1, at=10)
+    story.befell("SIGSTOP", ONE, at=10, until=14)
+    story.taken_away(1, at=12)
+    story.claimed(1, at=12, pid=TWO, attempt=2)
+    story.did("begun", 1, at=12, pid=TWO, attempt=2)
+    story.did("ended", 1, at=14)
+    story.did("ended", 1, at=15, pid=TWO, attempt=2)
+    story.removed(1, at=15, pid=TWO, attempt=2)
+
+    assert found(story) == []
+
+
+def begun_twice(story: Story) -> None:
+    """Begun by one process, and by another one before the first has ended."""
+    story.sent(1, at=10)
+    story.claimed(1, at=10)
+    story.did("begun", 1, at=10)
+    story.taken_away(1, at=10.5)
+    story.claimed(1, at=10.5, pid=TWO, attempt=2)
+    story.did("begun", 1, at=10.5, pid=TWO, attempt=2)
+    story.did("ended", 1, at=11, pid=TWO, attempt=2)
+    story.removed(1, at=11, pid=TWO, attempt=2)
+
+
+def test_second_delivery_without_a_reason_is_found(story: Story) -> None:
+    begun_twice(story)
+
+    (broken,) = found(story)
+    assert broken.startswith(f"message 1 began again in {TWO}, but its handler in {ONE} was at it")
+
+
+def test_second_delivery_after_a_kill_is_explained(story: Story) -> None:
+    begun_twice(story)
+    story.befell("SIGKILL", ONE, at=10.4)
+
+    report = story.reckoned()
+
+    assert report.broken == []
+    assert report.figures["delivered again"] == "SIGKILL 1"
+
+
+def test_delivery_after_a_success_is_found_unless_its_process_died_before_it_was_told(
+    story: Story,
+) -> None:
+    begun_twice(story)
+    story.did("ended", 1, at=10.2)
+
+    assert any("its handler in 101 ended" in broken for broken in found(story))
+    story.befell("SIGKILL", ONE, at=10.3)
+    assert found(story) == []
+
+
+def test_retry_after_a_failure_needs_no_reason(story: Story) -> None:
+    story.sent(1, at=10, kind="flaky")
+    story.claimed(1, at=10)
+    story.did("begun", 1, at=10, kind="flaky")
+    story.did("failed", 1, at=10.1, kind="flaky")
+    story._row("put back", 1, 10.1, ONE, 1)
+    story.claimed(1, at=10.2, attempt=2)
+    story.did("begun", 1, at=10.2, attempt=2, kind="flaky")
+    story.did("ended", 1, at=10.3, attempt=2, kind="flaky")
+    story.removed(1, at=10.3, attempt=2)
+
+    assert found(story) == []
+
+
+@pytest.mark.parametrize(("freed_at", "count"), [(12, 0), (13, 2)])
+def test_slow_takeover_after_a_kill_is_found(story: Story, freed_at: float, count: int) -> None:
+    story.sent(1, at=10)
+    story.claimed(1, at=10)
+    story.did("begun", 1, at=10)
+    story.befell("SIGKILL", ONE, at=10.5)
+    story.taken_away(1, at=freed_at)
+    story.claimed(1, at=freed_at, pid=TWO, attempt=2)
+    story.did("begun", 1, at=freed_at, pid=TWO, attempt=2)
+    story.did("ended", 1, at=freed_at + 0.1, pid=TWO, attempt=2)
+    story.removed(1, at=freed_at + 0.1, pid=TWO, attempt=2)
+
+    assert len(found(story)) == count
+
+
+def test_nobody_can_take_over_while_nobody_listens(story: Story) -> None:
+    test_slow_takeover_after_a_kill_is_found(story, 13, 2)
+    story.befell("SIGSTOP", TWO, at=10, until=12)
+
+    assert found(story) == []
+
+
+@pytest.mark.parametrize(("freed_at", "count"), [(0.5, 0), (1.5, 1)])
+def test_slow_takeover_after_a_freeze_is_found(story: Story, freed_at: float, count: int) -> None:
+    freed_at += 10 + LEASE_S
+    story.sent(1, at=10)
+    story.claimed(1, at=10)
+    story.did("begun", 1, at=10)
+    story.befell("SIGSTOP", ONE, at=10, until=30)
+    story.taken_away(1, at=freed_at)
+    story.claimed(1, at=freed_at, pid=TWO, attempt=2)
+    story.did("begun", 1, at=freed_at, pid=TWO, attempt=2)
+    story.did("ended", 1, at=freed_at, pid=TWO, attempt=2)
+    story.removed(1, at=freed_at, pid=TWO, attempt=2)
+
+    assert len(found(story)) == count
+
+
+def test_message_that_begins_before_its_time_is_found(story: Story) -> None:
+    story.sent(1, at=10, delay=2)
+    story.handled(1, at=11)
+
+    assert found(story) == ["message 1 began 1.000 s early"]
+
+
+def test_retry_that_is_claimed_before_its_time_is_found(story: Story) -> None:
+    story.sent(1, at=10)
+    story.claimed(1, at=10, due=11)
+    story.did("begun", 1, at=10)
+    story.did("ended", 1, at=10)
+    story.removed(1, at=10)
+
+    assert found(story) == ["message 1 was claimed 1.000 s early"]
+
+
+def test_message_that_overtakes_another_one_of_its_key_is_found(story: Story) -> None:
+    for number in (1, 2):
+        story.sent(number, at=10, lane="a")
+    story.handled(2, at=11, lane="a")
+    story.handled(1, at=12, lane="a")
+
+    assert found(story) == ["message 2 of a overtook 1", "the messages of a began out of order"]
+
+
+def buried(story: Story, kind: str, reason: str, crashes: int, key: str = "k1") -> None:
+    story.sent(1, at=10, kind=kind)
+    story.claimed(1, at=10)
+    story.did("begun", 1, at=10, kind=kind)
+    story.did("failed", 1, at=11, kind=kind)
+    story.removed(1, at=11)
+    story.dead.append(DeadLetter(1, reason, crashes, key, undelivered=True))
+
+
+def test_dead_letter_without_a_cause_is_found(story: Story) -> None:
+    buried(story, "flaky", "PlannedError", 0)
+
+    assert found(story) == ["message 1, flaky, is a dead letter without a cause: PlannedError"]
+
+
+def test_innocent_message_that_poison_buried_is_found(story: Story) -> None:
+    buried(story, "plain", "that was crash 5 of 5", 5)
+    story.sent(2, at=10, kind="poison")
+    for at in range(20, 25):
+        story.claimed(1, at)
+        story.did("begun", 2, at, kind="poison")
+        story.did("dying", 2, at, kind="poison")
+        story.taken_away(1, at + 0.1)
+
+    assert "message 1 is innocent, and a poison message buried it" in found(story)
+
+
+def test_doomed_message_that_is_no_dead_letter_is_found(story: Story) -> None:
+    story.sent(1, at=10, kind="doomed")
+    story.handled(1, at=10, kind="doomed")
+
+    assert found(story) == ["message 1, doomed, should be a dead letter"]
+
+
+def test_dead_letter_whose_key_was_not_written_is_found(story: Story) -> None:
+    buried(story, "rejected", "Reject", 0)
+    story.dead = [story.dead[0]._replace(undelivered=False)]
+
+    assert found(story) == ["message 1 is a dead letter without its key"]
+
+
+def test_effect_that_happened_twice_is_found(story: Story) -> None:
+    story.sent(1, at=10, kind="effect")
+    story.handled(1, at=10, kind="effect")
+    story.effects = 2
+
+    assert found(story) == ["1 effects were due, the counter says 2"]
