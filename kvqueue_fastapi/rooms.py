@@ -13,6 +13,8 @@ AHEAD_S: Final = 0.05
 """Claims wait for a free slot about this long: handlers that are quick get larger batches."""
 MOST_AHEAD: Final = 4
 """Times the concurrency: what is claimed ahead at the most."""
+MOST_AT_ONCE: Final = 250
+"""Of one claim: more would not be quicker, and large payloads would pile up in its answer."""
 MEASURE_S: Final = 0.1
 
 
@@ -36,10 +38,10 @@ class Rooms:
         self._measured_at = time.monotonic()
 
     def limit(self) -> int:
-        """How many to claim now; 0: not worth it yet."""
+        """How many to claim in one go now; 0: not worth it yet."""
         free = self._slots + self._ahead - self._held
         # Half a batch at least, unless there is nothing else to do meanwhile.
-        return free if free > self._ahead // 2 else 0
+        return min(free, MOST_AT_ONCE) if free > self._ahead // 2 else 0
 
     def of(self, message_type: str) -> int:
         """How many of a type there is room for."""

@@ -6,7 +6,7 @@ import pytest
 from kvqueue_fastapi.handlers.marks import Mark
 from kvqueue_fastapi.handlers.parameters import plan_parameters
 from kvqueue_fastapi.handlers.table import HandlerTable, bind_handler
-from kvqueue_fastapi.rooms import MOST_AHEAD, Rooms
+from kvqueue_fastapi.rooms import MOST_AHEAD, MOST_AT_ONCE, Rooms
 from kvqueue_fastapi.settings import KvQueueSettings
 
 
@@ -87,3 +87,9 @@ def test_a_slow_pace_claims_nothing_ahead(monkeypatch: pytest.MonkeyPatch) -> No
     rooms.measure()
 
     assert rooms.limit() == 10
+
+
+def test_large_rooms_are_filled_by_several_claims() -> None:
+    rooms = rooms_for(concurrency=1_000, mail=(on_loop, None))
+
+    assert (rooms.limit(), rooms.of("mail")) == (MOST_AT_ONCE, 1_000)

@@ -1,0 +1,69 @@
+"""Payloads of 64 KiB, many of them."""
+
+import asyncio
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from kvqueue_fastapi import PayloadTooLargeError
+from tests.contract.harness import running
+from tests.faults.filling import filled
+from tests.faults.gauges import needs_proc
+from tests.faults.measured import measured
+
+LARGEST = 65_536
+
+
+def payload(number: int) -> str:
+    """A text of its own that is, with its two quotes, as large as a payload may be."""
+    return f"{number:08}é" * (LARGEST // 10) + "xxxx"
+
+
+async def test_largest_payloads_that_many_send_at_once_arrive_whole(tmp_path: Path) -> None:
+    sent = {n: sha256(payload(n).encode()).hexdigest() for n in range(300)}
+    came: dict[int, str] = {}
+    all_came = asyncio.Event()
+
+    async def take(text: str) -> None:
+        came[int(text[:8])] = sha256(text.encode()).hexdigest()
+        if len(came) == len(sent):
+            all_came.set()
+
+    async with running(tmp_path, callbacks={"large": take}) as bench:
+        ids = await asyncio.gather(*(bench.queue.send_message("large", payload(n)) for n in sent))
+        await asyncio.wait_for(all_came.wait(), 30)
+
+    assert len(set(ids)) == len(sent)
+    assert came == sent
+
+
+async def test_one_byte_over_the_limit_among_many_at_once_fails_alone(tmp_path: Path) -> None:
+    async with running(tmp_path, listen=False) as bench:
+        answers = await asyncio.gather(
+            *(bench.queue.send_message("large", "x" * (LARGEST - 2 + n % 2)) for n in range(40)),
+            return_exceptions=True,
+        )
+        with pytest.raises(PayloadTooLargeError, match=r"max 65536 bytes\): it takes 65537"):
+            await bench.queue.send_messages([("small", 1), ("large", "x" * (LARGEST - 1))])
+        stored = [one.id for one in await bench.admin.messages(limit=100)]
+
+    assert {type(answer) for answer in answers[1::2]} == {PayloadTooLargeError}
+    assert sorted(answers[::2]) == stored  # type: ignore[type-var]
+
+
+@needs_proc
+@pytest.mark.parametrize("concurrency", [100, 1_000])
+def test_claims_of_large_payloads_pile_up_no_memory(tmp_path: Path, concurrency: int) -> None:
+    # Each quote takes two bytes in JSON, and four in the JSON that claims come in.
+    quotes = "'" + json.dumps('"' * 32_767) + "'"
+    few = filled(tmp_path / "few.db", 10)
+    large = filled(tmp_path / "large.db", 1_200, data=quotes)
+
+    little = measured("handle", few, 10, concurrency)
+    much = measured("handle", large, 1_200, concurrency)
+
+    held_kib = concurrency * LARGEST // 1024
+    assert much["peak_kib"] - little["peak_kib"] < 2 * held_kib + 150_000
+    large.unlink()
