@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Generic, TypeVar
 
-from kvqueue_fastapi.errors import KvQueueClosedError
+from kvqueue_fastapi.errors import KvQueueClosedError, StoreBusyError
 
 MAX_BATCH: Final = 1_000
 MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
@@ -41,7 +41,7 @@ class Writer(Generic[Request]):
             request: what to write.
             size_bytes: about what it takes.
 
-        Returns: its answer. Cancelling it withdraws nothing: the request may still be written.
+        Returns: its answer. Cancelling it withdraws the request, unless its batch has begun.
         """
         if self._closed:
             raise KvQueueClosedError
@@ -69,8 +69,15 @@ class Writer(Generic[Request]):
 
     async def _write_batch(self) -> None:
         requests, futures = self._next_batch()
+        if not requests:
+            return
+        behind = len(self._waiting)
         try:
             answers = await self._apply(requests)
+        except StoreBusyError as error:
+            # Whoever was there from the beginning has waited as long for the same lock.
+            futures += [self._waiting.popleft()[2] for _ in range(behind)]
+            answers = [error] * len(futures)
         except Exception as error:  # noqa: BLE001 because it is every caller's answer
             answers = [error] * len(futures)
         except BaseException:
@@ -87,6 +94,10 @@ class Writer(Generic[Request]):
         room_bytes = MAX_BATCH_BYTES
         while self._waiting and len(requests) < MAX_BATCH:
             request, size_bytes, future = self._waiting[0]
+            if future.cancelled():
+                # Nobody waits for it, and those behind it do.
+                self._waiting.popleft()
+                continue
             if requests and size_bytes > room_bytes:
                 break
             room_bytes -= size_bytes

@@ -126,7 +126,9 @@ class SqliteStore:
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         """End claims, each by itself. Returns, in order, whether the lease still held."""
-        held: list[bool] = await self._writer.submit(SettleRequest(settlements))
+        # Shielded, because a handler that has ended stays ended, whoever is cancelled.
+        settling = asyncio.shield(self._writer.submit(SettleRequest(settlements)))
+        held: list[bool] = await settling
         return held
 
     async def claim(
