@@ -100,13 +100,15 @@ class IdempotencyConflictError(KvQueueError):
     Attributes:
         message_type: the type that the key belongs to.
         idempotency_key: the key.
-        message_id: the message that was stored under it first.
+        message_id: the message that was stored under it first; None: it is of the same commit,
+            and so was not stored.
     """
 
-    def __init__(self, message_type: str, idempotency_key: str, message_id: int) -> None:
+    def __init__(self, message_type: str, idempotency_key: str, message_id: int | None) -> None:
+        owner = "another message of this commit" if message_id is None else f"message {message_id}"
         super().__init__(
-            f"Idempotency key {idempotency_key!r} of type {message_type!r} belongs to message "
-            f"{message_id}, which has another body. Use one key for one body."
+            f"Idempotency key {idempotency_key!r} of type {message_type!r} belongs to {owner}, "
+            "which has another body. Use one key for one body."
         )
         self.message_type = message_type
         self.idempotency_key = idempotency_key

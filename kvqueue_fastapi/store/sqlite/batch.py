@@ -265,7 +265,8 @@ def _write_all(connection: sqlite3.Connection, write: AtomicWrite, now_ms: int) 
     keys.flush()
     if not all(settle_singly(connection, write.settlements, now_ms)):
         raise LeaseLostError
-    ids = [insert_once(connection, send, now_ms) for send in write.sends]
+    fresh: list[int] = []
+    ids = [insert_once(connection, send, now_ms, fresh) for send in write.sends]
     return Committed(ok=True, message_ids=ids, version=changes.version)
 
 

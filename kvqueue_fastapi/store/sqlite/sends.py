@@ -27,8 +27,14 @@ def insert(
     return ids
 
 
-def insert_once(connection: sqlite3.Connection, send: Send, now_ms: int) -> int:
+def insert_once(connection: sqlite3.Connection, send: Send, now_ms: int, fresh: list[int]) -> int:
     """Store a message unless its idempotency key has one. Returns the id of the one that is.
+
+    Args:
+        connection: within a transaction.
+        send: what to store.
+        now_ms: when.
+        fresh: what the same write has stored; it goes if that fails, so nobody is told its ids.
 
     Raises:
         IdempotencyConflictError: the key has a message with another body.
@@ -40,9 +46,11 @@ def insert_once(connection: sqlite3.Connection, send: Send, now_ms: int) -> int:
     found = connection.execute(sql.FIND_IDEMPOTENT, names).fetchone()
     if found is not None:
         if found[1] != digest:
-            raise IdempotencyConflictError(send.type, key, found[0])
+            owner = None if found[0] in fresh else found[0]
+            raise IdempotencyConflictError(send.type, key, owner)
         return int(found[0])
     message_id = insert(connection, (send,), now_ms)[0]
+    fresh.append(message_id)
     connection.execute(
         sql.REMEMBER_IDEMPOTENT,
         {
