@@ -1,4 +1,4 @@
-"""Payloads of 64 KiB, many of them."""
+"""Payloads of 64 KiB, and batches of 10,000 messages: many of them at once."""
 
 import asyncio
 import json
@@ -51,6 +51,21 @@ async def test_one_byte_over_the_limit_among_many_at_once_fails_alone(tmp_path: 
 
     assert {type(answer) for answer in answers[1::2]} == {PayloadTooLargeError}
     assert sorted(answers[::2]) == stored  # type: ignore[type-var]
+
+
+async def test_large_batches_at_once_let_another_process_in_between(tmp_path: Path) -> None:
+    batch, batches = 10_000, 20
+    between: list[int] = []
+    async with running(tmp_path, listen=False) as one, running(tmp_path, listen=False) as other:
+        sends = [one.queue.send_messages([("batch", None)] * batch) for _ in range(batches)]
+        flood = asyncio.gather(*sends)
+        while not flood.done():
+            between.append(await other.queue.send_message("alone"))
+            await asyncio.sleep(0.01)
+        ids = [message_id for answer in await flood for message_id in answer]
+
+    assert len({*ids, *between}) == batch * batches + len(between)
+    assert sum(min(ids) < message_id < max(ids) for message_id in between) >= 3
 
 
 @needs_proc

@@ -5,7 +5,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from kvqueue_fastapi.endings import in_own_thread
 from kvqueue_fastapi.model import (
@@ -47,6 +47,9 @@ from kvqueue_fastapi.store.sqlite.sweeps import sweep
 from kvqueue_fastapi.store.writer import Writer
 
 R = TypeVar("R")
+
+ROW_BYTES: Final = 256
+"""About what a message takes beside its payload: large batches hold the lock for long, too."""
 
 
 class SystemClock:
@@ -117,7 +120,7 @@ class SqliteStore:
 
     async def commit(self, write: AtomicWrite) -> Committed:
         """Write all of it durably, or nothing."""
-        size_bytes = sum(len(send.data) for send in write.sends)
+        size_bytes = sum(ROW_BYTES + len(send.data) for send in write.sends)
         for mutation in write.mutations:
             if isinstance(mutation, KvSet):
                 size_bytes += len(mutation.value)
