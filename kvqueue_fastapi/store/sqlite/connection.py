@@ -135,6 +135,8 @@ def _prepare(connection: sqlite3.Connection, synchronous: str, patience: Patienc
     patiently(lambda: connection.execute("PRAGMA journal_mode = WAL"), patience)
     connection.execute(_SYNCHRONOUS[synchronous])
     connection.execute(f"PRAGMA journal_size_limit = {_WAL_CEILING_BYTES}")
+    # Else the journal of a large statement goes to a temporary directory, which may be full.
+    connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute("PRAGMA trusted_schema = OFF")
 
 
