@@ -3,6 +3,7 @@
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from kvqueue_fastapi.store.sqlite.connection import Patience, connect
 from kvqueue_fastapi.store.sqlite.schema import migrate
@@ -22,7 +23,7 @@ def filled(path: Path, count: int, **columns: str | int) -> Path:
     return path
 
 
-def rows(path: Path, statement: str) -> list[tuple[object, ...]]:
+def rows(path: Path, statement: str) -> list[Any]:
     """What another program reads there."""
     with closing(sqlite3.connect(path)) as connection:
         return connection.execute(statement).fetchall()

@@ -2,10 +2,10 @@
 
 import asyncio
 import gc
-import os
 import sqlite3
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -33,11 +33,20 @@ def sample(*, objects: bool = False) -> Sample:
         gc.collect()
     return Sample(
         status_kib("VmRSS"),
-        len(os.listdir("/proc/self/fd")),
+        len(list(Path("/proc/self/fd").iterdir())),
         threading.active_count(),
         len(asyncio.all_tasks()),
         len(gc.get_objects()) if objects else 0,
     )
+
+
+def open_files() -> set[str]:
+    """What this process has open, by path."""
+    found: set[str] = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # it was that of the look itself
+            found.add(str(descriptor.readlink()))
+    return found
 
 
 def status_kib(field: str) -> int:

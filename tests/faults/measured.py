@@ -1,6 +1,7 @@
-"""A process of its own, so that what it takes is its own: one role each, told by JSON lines.
+"""A process of its own, so that what is measured is its own: one role each.
 
-Its arguments are the role, the path of the database, and what the role needs.
+Its arguments are the role, the path of the database, and numbers that the role needs; it says
+what came of it in one line of JSON.
 """
 
 import asyncio
@@ -14,26 +15,21 @@ from injector import Injector
 
 from kvqueue_fastapi import KvQueue, KvQueueModule, KvQueueSettings
 from tests.faults.gauges import status_kib
+from tests.faults.soaks import soak_in_features, soak_in_messages
 
-PATIENCE_S = 120
+PATIENCE_S = 300
 
 
 def measured(role: str, path: Path, *needs: int) -> dict[str, Any]:
     """Run a role to its end. Returns what it says at last."""
     command = [sys.executable, "-m", "tests.faults.measured", role, str(path), *map(str, needs)]
-    ended = subprocess.run(
-        command, timeout=PATIENCE_S, check=False, capture_output=True, text=True
-    )
+    ended = subprocess.run(command, timeout=PATIENCE_S, check=False, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     said: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
     return said
 
 
-def say(**fields: Any) -> None:
-    print(json.dumps(fields), flush=True)
-
-
-async def handle(path: str, count: int, concurrency: int = 100) -> None:
+async def handle(path: str, count: int, concurrency: int = 100) -> dict[str, Any]:
     """Send ten messages, handle `count`, and stop."""
     handled = 0
     enough = asyncio.Event()
@@ -53,12 +49,12 @@ async def handle(path: str, count: int, concurrency: int = 100) -> None:
     async with module.running(injector) as queue:
         await queue.send_messages([("sent", number) for number in range(10)])
         await enough.wait()
-    say(peak_kib=status_kib("VmHWM"))
+    return {"peak_kib": status_kib("VmHWM")}
 
 
-ROLES = {"handle": handle}
+ROLES = {"handle": handle, "messages": soak_in_messages, "features": soak_in_features}
 
 
 if __name__ == "__main__":
     role, database, *numbers = sys.argv[1:]
-    asyncio.run(ROLES[role](database, *map(int, numbers)))
+    print(json.dumps(asyncio.run(ROLES[role](database, *map(int, numbers)))))

@@ -11,7 +11,7 @@ import pytest
 
 from kvqueue_fastapi import KvQueueSettings
 from kvqueue_fastapi.model import Failure, Outcome
-from kvqueue_fastapi.store import AnyStore, open_store
+from kvqueue_fastapi.store import open_store
 from tests.contract.harness import running
 from tests.faults.filling import filled, rows
 from tests.faults.gauges import Steps, needs_proc
@@ -53,7 +53,11 @@ async def test_start_and_first_message_cost_the_same_behind_a_million(
 ) -> None:
     async def life(path: Path) -> int:
         came = asyncio.Event()
-        async with running(str(path), callbacks={"new": lambda: came.set()}) as bench:
+
+        async def take() -> None:
+            came.set()
+
+        async with running(str(path), callbacks={"new": take}) as bench:
             await bench.queue.send_message("new")
             await asyncio.wait_for(came.wait(), 10)
         return steps.taken()

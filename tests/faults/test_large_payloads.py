@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from kvqueue_fastapi import PayloadTooLargeError
+from kvqueue_fastapi import KvQueueSettings, PayloadTooLargeError
+from kvqueue_fastapi.store import open_store
 from tests.contract.harness import running
 from tests.faults.filling import filled
-from tests.faults.gauges import needs_proc
+from tests.faults.gauges import needs_proc, open_files
 from tests.faults.measured import measured
+from tests.store.given import mail, send
 
 LARGEST = 65_536
 
@@ -66,6 +68,23 @@ async def test_large_batches_at_once_let_another_process_in_between(tmp_path: Pa
 
     assert len({*ids, *between}) == batch * batches + len(between)
     assert sum(min(ids) < message_id < max(ids) for message_id in between) >= 3
+
+
+@needs_proc
+async def test_large_batches_need_no_room_in_a_temporary_directory(tmp_path: Path) -> None:
+    store = await open_store(str(tmp_path / "q.db"), KvQueueSettings())
+    opened: set[str] = set()
+
+    def look() -> int:
+        opened.update(open_files())
+        return 0
+
+    store._thread.call(lambda connection: connection.set_progress_handler(look, 1_000))
+    await send(store, *(mail(ordering_key=str(number % 5_000)) for number in range(10_000)))
+    await store.close()
+
+    assert len(opened) > 3
+    assert [path for path in opened if "etilqs" in path] == []
 
 
 @needs_proc
