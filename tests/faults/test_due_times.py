@@ -4,9 +4,15 @@ import asyncio
 import time
 from pathlib import Path
 
+import pytest
+
+from kvqueue_fastapi import KvQueueSettings
+from kvqueue_fastapi.store import open_store
 from kvqueue_fastapi.testing import FakeClock
 from tests.contract.harness import running
 from tests.faults.filling import filled, rows
+from tests.faults.gauges import Steps
+from tests.store.given import ManualClock, claim
 
 MANY = 100_000
 
@@ -46,6 +52,23 @@ async def test_many_messages_due_in_the_same_millisecond_come_then_once_each_and
     assert came_early == []
     assert came == list(range(1, MANY + 1))
     assert await ticking < 1
+
+
+async def test_a_claim_makes_only_a_slice_of_what_is_due_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = Steps(monkeypatch)
+    costs: list[int] = []
+
+    for count in (2_000, MANY):
+        path = filled(tmp_path / f"{count}.db", count, state=1)
+        store = await open_store(str(path), KvQueueSettings(), ManualClock())
+        steps.taken()
+        assert len(await claim(store, "deep")) == 100
+        costs.append(steps.taken())
+        await store.close()
+
+    assert costs[1] < 1.1 * costs[0]
 
 
 async def test_ready_messages_pass_a_hundred_thousand_delayed_ones(tmp_path: Path) -> None:
