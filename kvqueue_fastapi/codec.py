@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
 from kvqueue_fastapi.errors import InvalidOptionError, PayloadError, PayloadTooLargeError
+from kvqueue_fastapi.losses import loss_of
 from kvqueue_fastapi.model import Options
 from kvqueue_fastapi.settings import MAX_BACKOFF_STEP_S, MAX_BACKOFF_STEPS
 
@@ -45,8 +46,8 @@ def encode_payload(data: Any, limit_bytes: int, what: str = "Payload") -> str:
 
     Models go in by alias and without computed fields. Keys of a dict become strings. Bytes have
     to be UTF-8, unless their field is a pydantic `Base64Bytes`. A float that is NaN or
-    infinite is kept (`NaN`), but inside a model it becomes null unless the model says
-    `ser_json_inf_nan="constants"`.
+    infinite is kept (`NaN`), but inside a model only where the model says
+    `ser_json_inf_nan="constants"`, because pydantic would make null of it.
 
     Args:
         data: models, dataclasses, dicts, lists, and whatever else pydantic serialises.
@@ -54,7 +55,8 @@ def encode_payload(data: Any, limit_bytes: int, what: str = "Payload") -> str:
         what: it is called in an error.
 
     Raises:
-        PayloadError: the data cannot be encoded, or is nested more than 200 deep.
+        PayloadError: the data cannot be encoded, is nested more than 200 deep, or would lose
+            something: two keys of a dict that are written alike, a NaN that becomes null.
         PayloadTooLargeError: it takes more than `limit_bytes`.
     """
     try:
@@ -65,6 +67,7 @@ def encode_payload(data: Any, limit_bytes: int, what: str = "Payload") -> str:
         raise PayloadTooLargeError(len(encoded), limit_bytes, what)
     if len(encoded) > _MAX_NESTING and _may_be_unreadable(encoded):
         _refuse_unreadable(data, encoded, what)
+    _refuse_loss(data, encoded, what)
     return encoded.decode()
 
 
@@ -232,6 +235,15 @@ def _refuse_unreadable(data: object, encoded: bytes, what: str) -> None:
             f"{_MAX_DIGITS} digits of a number"
         )
         raise _unencodable(data, problem, what) from exc
+
+
+def _refuse_loss(data: object, encoded: bytes, what: str) -> None:
+    try:
+        loss = loss_of(data, encoded)
+    except Exception as exc:  # because a model's own serialiser may raise anything
+        raise _unencodable(data, str(exc), what) from exc
+    if loss is not None:
+        raise _unencodable(data, loss, what)
 
 
 def _problems(error: ValidationError) -> str:

@@ -1,0 +1,80 @@
+"""What JSON would lose of a value without a word: entries of one name, floats that are no number."""
+
+import json
+import math
+from collections.abc import Iterator
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any, Final
+from uuid import UUID
+
+from pydantic import BaseModel
+from pydantic_core import from_json, to_json, to_jsonable_python
+
+_SCALARS: Final = frozenset(
+    {str, int, float, bool, type(None), bytes, datetime, date, time, timedelta, Decimal, UUID}
+)
+
+
+def loss_of(data: Any, encoded: bytes) -> str | None:
+    """Tell what a reader would miss; None: nothing.
+
+    Args:
+        data: the value.
+        encoded: what `to_json` made of it, which can be read back.
+    """
+    if _is_flat(data, encoded):
+        return None
+    plain = to_jsonable_python(data, round_trip=True, by_alias=True)
+    # Entries of one name have become one in it, and floats are still floats.
+    if to_json(plain) == encoded:
+        return None
+    return _twice(encoded) or next(_emptied(from_json(encoded), plain, ""), None)
+
+
+def _is_flat(data: Any, encoded: bytes) -> bool:
+    """Whether it is seen at a glance that nothing can be lost, as of most payloads."""
+    kind = type(data)
+    if kind is dict:
+        try:
+            "".join(data)
+        except TypeError:  # a key is no str, and might be written as another one is
+            return False
+        return _SCALARS.issuperset(map(type, data.values()))
+    if isinstance(data, BaseModel):
+        fields = data.__dict__.values()
+        is_flat = _SCALARS.issuperset(map(type, fields)) and not data.__pydantic_extra__
+        # A float of a model that is no number may have become null.
+        return is_flat and (b"null" not in encoded or not any(map(_is_no_number, fields)))
+    return kind in _SCALARS
+
+
+def _twice(encoded: bytes) -> str | None:
+    found: list[str] = []
+
+    def note(pairs: list[tuple[str, Any]]) -> None:
+        names = [name for name, _ in pairs]
+        found.extend(name for name in names if names.count(name) > 1)
+
+    json.loads(encoded, object_pairs_hook=note)
+    if not found:
+        return None
+    return f"a dict has two keys that JSON writes alike, {found[0]!r:.80}, and would lose one"
+
+
+def _emptied(read: Any, plain: Any, at: str) -> Iterator[str]:
+    if isinstance(read, dict) and isinstance(plain, dict):
+        for name, value in read.items():
+            yield from _emptied(value, plain.get(name), f"{at}.{name}")
+    elif isinstance(read, list) and isinstance(plain, list):
+        for index, (value, other) in enumerate(zip(read, plain, strict=False)):
+            yield from _emptied(value, other, f"{at}.{index}")
+    elif read is None and _is_no_number(plain):
+        yield (
+            f"{at.removeprefix('.')[:80] or 'it'} is {plain}, which its model writes as null; "
+            'give the model ser_json_inf_nan="constants", or send None'
+        )
+
+
+def _is_no_number(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
