@@ -1,13 +1,16 @@
 """A connection as this engine needs it, and the way to the write lock."""
 
 import contextlib
+import os
 import random
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Generator
 from typing import Final, TypeVar
 
 from kvqueue_fastapi.errors import StoreBusyError, StoreError
+from kvqueue_fastapi.store.sqlite.location import MEMORY
 from kvqueue_fastapi.store.sqlite.statements import BEGIN, COMMIT, ROLLBACK
 
 R = TypeVar("R")
@@ -18,6 +21,8 @@ HURRY_S: Final = 1.0
 _SHORTEST_WAIT_S: Final = 0.0005
 _LONGEST_WAIT_S: Final = 0.002
 _WAL_CEILING_BYTES: Final = 64 * 1024 * 1024
+_OWNER_ONLY: Final = 0o600
+_creating: Final = threading.Lock()
 
 
 class Patience:
@@ -49,6 +54,8 @@ def connect(path: str, *, synchronous: str, patience: Patience) -> sqlite3.Conne
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         msg = f"SQLite is {sqlite3.sqlite_version}, 3.38 or newer is needed. Upgrade Python."
         raise StoreError(msg)
+    if path != MEMORY:
+        _create(path)
     try:
         connection = sqlite3.connect(
             path, isolation_level=None, timeout=0, check_same_thread=False, cached_statements=256
@@ -125,6 +132,15 @@ def write_transaction(connection: sqlite3.Connection, patience: Patience) -> Gen
         if connection.in_transaction:
             connection.execute(ROLLBACK)
         raise
+
+
+def _create(path: str) -> None:
+    """Make the file for its owner alone; SQLite gives -wal and -shm the rights of the file."""
+    # Where a link leads, because exclusive creation does not follow it.
+    target = os.path.realpath(path)
+    # One at a time: closing a file drops the locks that this process has on it.
+    with _creating, contextlib.suppress(OSError):  # it is there, or SQLite says what is wrong
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, _OWNER_ONLY))
 
 
 def _prepare(connection: sqlite3.Connection, synchronous: str, patience: Patience) -> None:
