@@ -33,6 +33,7 @@ from kvqueue_fastapi.model import AttemptError, ListenerRecord, MessageRecord, S
 from kvqueue_fastapi.module import KvQueueModule
 from kvqueue_fastapi.outgoing import OutgoingMessage, SendOptions
 from kvqueue_fastapi.queue import KvQueue
+from kvqueue_fastapi.redaction import Redact
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.values import KvU64
 
@@ -71,6 +72,7 @@ __all__ = [
     "PayloadError",
     "PayloadTooLargeError",
     "QueueFullError",
+    "Redact",
     "Reject",
     "RetryLater",
     "SchemaTooNewError",

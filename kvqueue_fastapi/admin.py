@@ -2,8 +2,11 @@
 
 import base64
 import binascii
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Final, Self
+
+from pydantic_core import to_json
 
 from kvqueue_fastapi.errors import InvalidOptionError, KvQueueError
 from kvqueue_fastapi.model import (
@@ -14,10 +17,12 @@ from kvqueue_fastapi.model import (
     TypeCounts,
     type_problem,
 )
+from kvqueue_fastapi.redaction import EVERYTHING, Redaction
 from kvqueue_fastapi.store.handle import StoreHandle
 
 MAX_LIMIT: Final = 1_000
 SLICE: Final = 500
+_LEAST_SEARCHED: Final = 100
 _MAX_ID: Final = (1 << 63) - 1
 
 
@@ -40,12 +45,13 @@ class Page(tuple[MessageRecord, ...]):  # noqa: SLOT001 because tuples cannot ha
 class KvQueueAdmin:
     """Looks into the queue and puts it right.
 
-    Ask the container for it, as for `KvQueue`. Guard the routes that use it: it shows payloads
-    and can throw messages away.
+    Ask the container for it, as for `KvQueue`. Guard the routes that use it: it shows payloads,
+    as the `redact` of `KvQueueModule` lets them through, and can throw messages away.
     """
 
-    def __init__(self, *, handle: StoreHandle) -> None:
+    def __init__(self, *, handle: StoreHandle, redaction: Redaction = EVERYTHING) -> None:
         self._handle = handle
+        self._redaction = redaction
 
     async def counts(self) -> list[TypeCounts]:
         """How many messages of each type are where, with the age of the oldest, in type order.
@@ -70,7 +76,8 @@ class KvQueueAdmin:
             type: only this message type.
             state: only "ready", "delayed", "blocked", "running", "quarantined" or "isolated".
             ordering_key: only this ordering key.
-            search: only where the payload or an error has this text, in any case of letters.
+            search: only where the payload, as JSON, or an error has this text, in any case of
+                letters. What `redact` hides is not found.
             limit: 1 to 1,000 records.
             cursor: the `next_cursor` of the page before.
 
@@ -79,7 +86,7 @@ class KvQueueAdmin:
         """
         _refuse_no_text(type=type, ordering_key=ordering_key, search=search)
         query = Query(type, _state(state), ordering_key, search, _after(cursor), _more(limit))
-        return _page(await self._handle.admin.list_messages(query), limit)
+        return _page(await self._listed(self._handle.admin.list_messages, query), limit)
 
     async def dead_letters(
         self,
@@ -93,11 +100,12 @@ class KvQueueAdmin:
         """Messages that were given up, the oldest first; arguments as for `messages`."""
         _refuse_no_text(type=type, ordering_key=ordering_key, search=search)
         query = Query(type, None, ordering_key, search, _after(cursor), _more(limit))
-        return _page(await self._handle.admin.list_dead_letters(query), limit)
+        return _page(await self._listed(self._handle.admin.list_dead_letters, query), limit)
 
     async def message(self, message_id: int) -> MessageRecord | None:
         """One message or dead letter; None: there is none with this id, or it was handled."""
-        return await self._handle.admin.show(message_id) if _is_id(message_id) else None
+        record = await self._show(message_id)
+        return None if record is None else self._redaction.of_record(record)
 
     async def requeue(self, ids: Sequence[int]) -> dict[int, int]:
         """Send dead letters again, with all attempts before them, at the tail of their keys.
@@ -134,7 +142,7 @@ class KvQueueAdmin:
         Raises:
             KvQueueError: it runs already, is a dead letter, or there is none.
         """
-        record = await self.message(message_id)
+        record = await self._show(message_id)
         if record is not None and record.state is State.DEAD:
             why = "it is a dead letter; see discard()"
         elif await self.discard([message_id]):
@@ -162,6 +170,27 @@ class KvQueueAdmin:
         """The processes that listen, the oldest first."""
         return await self._handle.admin.listeners()
 
+    async def _show(self, message_id: int) -> MessageRecord | None:
+        return await self._handle.admin.show(message_id) if _is_id(message_id) else None
+
+    async def _listed(
+        self, read: Callable[[Query], Awaitable[list[MessageRecord]]], query: Query
+    ) -> list[MessageRecord]:
+        search = query.search
+        if search is None or not self._redaction.hides:
+            return [self._redaction.of_record(record) for record in await read(query)]
+        # A search that found what is hidden would tell it, letter by letter.
+        found: list[MessageRecord] = []
+        part = replace(query, limit=max(query.limit, _LEAST_SEARCHED))
+        while len(found) < query.limit:
+            records = await read(part)
+            seen = [self._redaction.of_record(record) for record in records]
+            found += [record for record in seen if _has(record, search)]
+            if len(records) < part.limit:
+                break
+            part = replace(part, after=records[-1].id)
+        return found[: query.limit]
+
     async def _dead_slices(self, message_type: str) -> AsyncIterator[list[int]]:
         after = 0
         while ids := await self._handle.admin.dead_ids(message_type, after=after, limit=SLICE):
@@ -172,6 +201,15 @@ class KvQueueAdmin:
 def _is_id(value: object) -> bool:
     # Ids come from outside, and what SQLite cannot hold is no message.
     return isinstance(value, int) and 0 < value <= _MAX_ID
+
+
+def _has(record: MessageRecord, search: str) -> bool:
+    try:
+        data = to_json(record.data, fallback=repr).decode()
+    except ValueError:
+        data = repr(record.data)
+    errors = [text for error in record.errors for text in (error.text, error.trace)]
+    return any(search.lower() in text.lower() for text in (data, *errors))
 
 
 def _first_new(requeued: dict[int, int]) -> int:

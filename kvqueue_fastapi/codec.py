@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import ErrorDetails, from_json, to_json
 
 from kvqueue_fastapi.errors import InvalidOptionError, PayloadError, PayloadTooLargeError
 from kvqueue_fastapi.losses import loss_of
@@ -88,7 +88,8 @@ def decode_payload(
     try:
         return from_json(text) if adapter is None else adapter.validate_json(text)
     except ValidationError as exc:
-        raise misfit(exc, what) from exc
+        # Not its cause: a log shows causes, and the text of this one has values of the payload.
+        raise misfit(exc, what) from None
     except Exception as exc:  # because a model's own validator may raise anything
         msg = (
             f"{what} cannot be decoded: {type(exc).__name__}: {exc!s:.{_SHOWN_CHARS}}. "
@@ -179,7 +180,7 @@ def decode_options(text: str | None) -> Options:
     except ValueError as exc:
         problem = _problems(exc) if isinstance(exc, ValidationError) else str(exc)
         msg = f"Options of a message cannot be decoded: {problem}. Set the column to NULL."
-        raise PayloadError(msg) from exc
+        raise PayloadError(msg) from None
     steps_ms = stored.backoff_schedule_ms
     return Options(stored.headers, None if steps_ms is None else tuple(steps_ms), keys)
 
@@ -248,14 +249,21 @@ def _refuse_loss(data: object, encoded: bytes, what: str) -> None:
 
 def _problems(error: ValidationError) -> str:
     """Where and what, without the values, because these may be nobody's business in a log."""
-    found = error.errors(include_url=False, include_context=False, include_input=False)
+    found = error.errors(include_url=False, include_input=False)
     named = [
-        f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}".removeprefix(": ")
+        f"{'.'.join(map(str, problem['loc']))}: {_problem(problem)}".removeprefix(": ")
         for problem in found[:_SHOWN_PROBLEMS]
     ]
     more = len(found) - len(named)
     text = "; ".join(named)[:_SHOWN_CHARS]
     return f"{text} (and {more} more)" if more else text
+
+
+def _problem(found: ErrorDetails) -> str:
+    if found["type"] != "union_tag_invalid":  # the one message of pydantic's that has a value
+        return found["msg"]
+    context = found.get("ctx", {})
+    return f"{context.get('discriminator')} is none of {context.get('expected_tags')}"
 
 
 def _items(value: object) -> list[tuple[object, object]]:

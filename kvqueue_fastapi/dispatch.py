@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
@@ -23,15 +22,21 @@ from kvqueue_fastapi.errors import (
 from kvqueue_fastapi.handlers.table import Handler, HandlerTable
 from kvqueue_fastapi.message import Hold, Message
 from kvqueue_fastapi.model import Claim, Failure, Options, Outcome, Settlement
+from kvqueue_fastapi.redaction import (
+    EVERYTHING,
+    Raised,
+    Redaction,
+    cut_text,
+    cut_trace,
+    error_text,
+    error_trace,
+)
 from kvqueue_fastapi.retry import MAX_DELAY_S, duration_ms, next_delay_ms, schedule_of
 from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.threads import ThreadCall
 
 log = logging.getLogger("kvqueue_fastapi")
-
-MAX_TEXT_CHARACTERS: Final = 1_000
-MAX_TRACE_CHARACTERS: Final = 8_000
 
 _PACKAGE: Final = __name__.partition(".")[0] + "."
 _PLAIN: Final = Options()
@@ -51,6 +56,7 @@ class Dispatcher:
         settle_late: for `def` handlers that outlive the shutdown.
         is_stopping: whether it is we who cancel handlers now; else a handler that is cancelled
             has failed, be it by its own hand.
+        redaction: what may be logged of errors.
     """
 
     def __init__(
@@ -60,6 +66,7 @@ class Dispatcher:
         sender: Sender,
         settle_late: SettleLate,
         is_stopping: Callable[[], bool],
+        redaction: Redaction = EVERYTHING,
     ) -> None:
         self._table = table
         self._jitter = settings.retry_jitter
@@ -67,6 +74,7 @@ class Dispatcher:
         self._sender = sender
         self._settle_late = settle_late
         self._is_stopping = is_stopping
+        self._redaction = redaction
         self._threads = CapacityLimiter(settings.sync_concurrency)
 
     async def handle(self, hold: Hold) -> Settlement | None:
@@ -85,7 +93,7 @@ class Dispatcher:
             payload = decode_payload(claim.data, handler.adapter)
         except PayloadError as error:
             # Trying again would read the same bytes.
-            return _dead(claim, error, "cannot be read")
+            return self._dead(claim, error, "cannot be read")
         # A thread cannot await a commit, and would drop it unseen.
         sender = self._sender if handler.is_async else None
         message = Message(hold, payload, options.headers or _NO_HEADERS, sender)
@@ -106,17 +114,11 @@ class Dispatcher:
         is_ours = self._is_stopping() and _comes_of_cancelling(error)
         if not hold.settled:
             if is_ours:
-                return _given_back(hold.claim, error)
+                return self._given_back(hold.claim, error)
             return self._verdict(handler, hold.claim, options, error)
         if not is_ours:
-            log.error(
-                "%s %d was settled by its own message.atomic(); what it raised afterwards "
-                "changes nothing",
-                hold.claim.type,
-                hold.claim.id,
-                exc_info=_as_raised(error),
-                extra=_record(hold.claim),
-            )
+            how = "was settled by its own message.atomic(); what it raised changes nothing"
+            self._log(logging.ERROR, hold.claim, error, how)
         return None
 
     async def _run(
@@ -168,7 +170,7 @@ class Dispatcher:
         self, handler: Handler, claim: Claim, options: Options, error: BaseException
     ) -> Settlement:
         if isinstance(error, Reject):
-            return _dead(claim, error, "was rejected")
+            return self._dead(claim, error, "was rejected")
         if isinstance(error, RetryLater):
             try:
                 delay_ms = duration_ms(error.delay, name="RetryLater", limit_s=MAX_DELAY_S)
@@ -183,7 +185,7 @@ class Dispatcher:
                     ordering_key=claim.ordering_key,
                 )
         if handler.give_up_on and isinstance(error, handler.give_up_on):
-            return _dead(claim, error, "is given up at once")
+            return self._dead(claim, error, "is given up at once")
         schedule = schedule_of(
             options.backoff_schedule_ms, handler.backoff_schedule_ms, self._schedule_ms
         )
@@ -199,7 +201,7 @@ class Dispatcher:
             try:
                 options = decode_options(claim.options)
             except PayloadError as error:
-                return _dead(claim, error, "cannot be read")
+                return self._dead(claim, error, "cannot be read")
         schedule = schedule_of(options.backoff_schedule_ms, None, self._schedule_ms)
         return self._failed(claim, HandlerError(msg), schedule)
 
@@ -210,16 +212,9 @@ class Dispatcher:
         failures = max(1, claim.attempt - claim.crashes)
         delay_ms = next_delay_ms(failures, schedule_ms, jitter=self._jitter)
         if delay_ms is None:
-            return _dead(claim, error, f"failed for the last time ({failures})")
-        log.error(
-            "%s %d failed in attempt %d; again in %g s",
-            claim.type,
-            claim.id,
-            claim.attempt,
-            delay_ms / 1000,
-            exc_info=_as_raised(error),
-            extra=_record(claim),
-        )
+            return self._dead(claim, error, f"failed for the last time ({failures})")
+        how = "failed in attempt %d; again in %g s"
+        self._log(logging.ERROR, claim, error, how, claim.attempt, delay_ms / 1000)
         return Settlement(
             claim.id,
             claim.token,
@@ -228,6 +223,29 @@ class Dispatcher:
             failure_of(error),
             claim.ordering_key,
         )
+
+    def _dead(self, claim: Claim, error: BaseException, how: str) -> Settlement:
+        self._log(logging.ERROR, claim, error, f"{how}; it is a dead letter now")
+        return Settlement(
+            claim.id,
+            claim.token,
+            Outcome.DEAD,
+            failure=failure_of(error),
+            ordering_key=claim.ordering_key,
+        )
+
+    def _given_back(self, claim: Claim, error: BaseException) -> Settlement:
+        if not isinstance(error, asyncio.CancelledError):
+            self._log(logging.WARNING, claim, error, "failed when it was cancelled")
+        return Settlement(claim.id, claim.token, Outcome.RELEASE, ordering_key=claim.ordering_key)
+
+    def _log(
+        self, level: int, claim: Claim, error: BaseException, how: str, *figures: object
+    ) -> None:
+        told = self._redaction.of_error(claim.type, _as_raised(error))
+        args = (claim.type, claim.id, *figures, told.text)
+        line = f"%.255s %d {how}: %s"
+        log.log(level, line, *args, exc_info=told.exc_info, extra=_record(claim))
 
 
 async def _settling_ended(hold: Hold) -> None:
@@ -238,18 +256,12 @@ async def _settling_ended(hold: Hold) -> None:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """What is kept of an error: its type and text, and the end of its traceback."""
-    try:
-        text = f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001 because an error's own __str__ may fail
-        text = type(error).__name__
-    trace = "".join(traceback.format_exception(*_as_raised(error)))
-    return Failure(_storable(text[:MAX_TEXT_CHARACTERS]), _storable(trace[-MAX_TRACE_CHARACTERS:]))
+    """What is kept of an error: its type and text, and both ends of its traceback."""
+    text, trace = error_text(error), error_trace(_as_raised(error))
+    return Failure(_storable(cut_text(text)), _storable(cut_trace(trace)))
 
 
-def _as_raised(
-    error: BaseException,
-) -> tuple[type[BaseException], BaseException, TracebackType | None]:
+def _as_raised(error: BaseException) -> Raised:
     """The error with its traceback from the handler on: how it was called is no news."""
     frames = error.__traceback__
     while frames is not None and _is_ours(frames):
@@ -261,32 +273,8 @@ def _is_ours(frames: TracebackType) -> bool:
     return str(frames.tb_frame.f_globals.get("__name__", "")).startswith(_PACKAGE)
 
 
-def _given_back(claim: Claim, error: BaseException) -> Settlement:
-    if not isinstance(error, asyncio.CancelledError):
-        log.warning("%s %d failed when it was cancelled", claim.type, claim.id, exc_info=error)
-    return Settlement(claim.id, claim.token, Outcome.RELEASE, ordering_key=claim.ordering_key)
-
-
 def _done(claim: Claim) -> Settlement:
     return Settlement(claim.id, claim.token, ordering_key=claim.ordering_key)
-
-
-def _dead(claim: Claim, error: BaseException, how: str) -> Settlement:
-    log.error(
-        "%s %d %s; it is a dead letter now",
-        claim.type,
-        claim.id,
-        how,
-        exc_info=_as_raised(error),
-        extra=_record(claim),
-    )
-    return Settlement(
-        claim.id,
-        claim.token,
-        Outcome.DEAD,
-        failure=failure_of(error),
-        ordering_key=claim.ordering_key,
-    )
 
 
 def _record(claim: Claim) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from kvqueue_fastapi.handlers.table import HandlerTable
 from kvqueue_fastapi.leases import LeaseKeeper
 from kvqueue_fastapi.message import Hold
 from kvqueue_fastapi.model import Claimed, Settlement
+from kvqueue_fastapi.redaction import EVERYTHING, Redaction
 from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.base import Store
@@ -24,7 +25,12 @@ class Drain:
     """What `run_until_idle` runs: a listener without a loop."""
 
     def __init__(
-        self, store: Store, table: HandlerTable, settings: KvQueueSettings, sender: Sender
+        self,
+        store: Store,
+        table: HandlerTable,
+        settings: KvQueueSettings,
+        sender: Sender,
+        redaction: Redaction = EVERYTHING,
     ) -> None:
         self._store = store
         self._table = table
@@ -32,7 +38,7 @@ class Drain:
         self._lease_s = settings.lease_s
         self._cancelled = False
         self._dispatcher = Dispatcher(
-            table, settings, sender, self._settle_late, is_stopping=lambda: self._cancelled
+            table, settings, sender, self._settle_late, lambda: self._cancelled, redaction
         )
         self._settled_late: dict[int, threading.Event] = {}
 

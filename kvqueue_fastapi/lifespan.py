@@ -20,6 +20,7 @@ from kvqueue_fastapi.kv import Kv
 from kvqueue_fastapi.listener import Listener
 from kvqueue_fastapi.opening import opened
 from kvqueue_fastapi.queue import KvQueue
+from kvqueue_fastapi.redaction import Redaction
 from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.base import Clock
@@ -43,16 +44,21 @@ class Runtime:
     """
 
     def __init__(
-        self, injector: Injector, settings: KvQueueSettings, consumers: Iterable[Any]
+        self,
+        injector: Injector,
+        settings: KvQueueSettings,
+        consumers: Iterable[Any],
+        redaction: Redaction,
     ) -> None:
         handle = StoreHandle()
         sender = Sender(handle, settings)
         self.injector = injector
         self.queue = KvQueue(handle=handle, sender=sender)
-        self._subscriptions = Subscriptions(handle, sender)
+        self._subscriptions = Subscriptions(handle, sender, redaction)
         self.kv = Kv(handle=handle, sender=sender, subscriptions=self._subscriptions)
-        self.admin = KvQueueAdmin(handle=handle)
+        self.admin = KvQueueAdmin(handle=handle, redaction=redaction)
         self._handle = handle
+        self._redaction = redaction
         self._sender = sender
         self._settings = settings
         self._consumers = tuple(consumers)
@@ -92,8 +98,9 @@ class Runtime:
         )
         store = self._handle.store
         self._handle.adapter_of = table.adapter_of
-        self._handle.drain = lambda: Drain(store, table, self._settings, self._sender).run()
-        listener = Listener(store, table, self._settings, self._sender)
+        parts = (store, table, self._settings, self._sender, self._redaction)
+        self._handle.drain = lambda: Drain(*parts).run()
+        listener = Listener(*parts)
         if listens:
             await listener.start()
         try:

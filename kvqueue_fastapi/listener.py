@@ -16,6 +16,7 @@ from kvqueue_fastapi.handlers.table import HandlerTable
 from kvqueue_fastapi.leases import LeaseKeeper
 from kvqueue_fastapi.message import Hold
 from kvqueue_fastapi.model import Claim, Claimed, Outcome, Settlement, Wanted
+from kvqueue_fastapi.redaction import EVERYTHING, Redaction
 from kvqueue_fastapi.rooms import Rooms
 from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.settings import KvQueueSettings
@@ -47,7 +48,12 @@ class Listener:
     """
 
     def __init__(
-        self, store: Store, table: HandlerTable, settings: KvQueueSettings, sender: Sender
+        self,
+        store: Store,
+        table: HandlerTable,
+        settings: KvQueueSettings,
+        sender: Sender,
+        redaction: Redaction = EVERYTHING,
     ) -> None:
         self._store = store
         self._types = table.types
@@ -65,7 +71,7 @@ class Listener:
         self._turns = Turns(store, table.types, any_type=any_type)
         self._unhandled = None if any_type else UnhandledTypes(store, frozenset(table.types))
         self._dispatcher = Dispatcher(
-            table, settings, sender, self._settle_late, self._is_cancelling
+            table, settings, sender, self._settle_late, self._is_cancelling, redaction
         )
         self._settler = Settler(store, self._holds)
         self._keeper = LeaseKeeper(store, self._holds, settings.lease_s)

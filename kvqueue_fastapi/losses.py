@@ -1,4 +1,4 @@
-"""What JSON would lose of a value without a word: entries of one name, floats that are no number."""
+"""What JSON would lose of a value without a word: keys that become one, floats that become null."""
 
 import json
 import math

@@ -14,6 +14,7 @@ from kvqueue_fastapi.handlers.wiring import is_bound
 from kvqueue_fastapi.kv import Kv
 from kvqueue_fastapi.lifespan import STATE_KEY, Runtime, around, refuse_other_injector
 from kvqueue_fastapi.queue import KvQueue
+from kvqueue_fastapi.redaction import Redact, Redaction
 from kvqueue_fastapi.settings import KvQueueSettings, overruled
 
 
@@ -31,6 +32,12 @@ class KvQueueModule(Module):
             are bound to such classes, and marked functions.
         settings: None: `KvQueueSettings()`, which reads `KVQUEUE_…` from the environment.
         listen: False: this process only sends. None: the setting `listen`.
+        redact: a plain function that gives what may be shown or logged in the place of a
+            value. It is called with the message type and a payload, with headers as a dict,
+            and with the text, the traceback or the reason of an error. `KvQueueAdmin` and the
+            log show what it gives; handlers and the store have the value itself. Where it
+            raises, nothing of the value is shown. Message types and ordering keys are always
+            shown. None: everything may be.
 
     An argument wins over `settings`, that over the environment, that over the default.
 
@@ -44,6 +51,7 @@ class KvQueueModule(Module):
         consumers: Iterable[Any] = (),
         settings: KvQueueSettings | None = None,
         listen: bool | None = None,
+        redact: Redact | None = None,
     ) -> None:
         given = {"url": url, "listen": listen}
         chosen = {name: value for name, value in given.items() if value is not None}
@@ -52,12 +60,13 @@ class KvQueueModule(Module):
         else:
             self._settings = overruled(settings, chosen)
         self._consumers = _listed(consumers)
+        self._redaction = Redaction(redact)
         self._injector: Injector | None = None
         self._runtimes: WeakSet[Runtime] = WeakSet()
 
     def configure(self, binder: Binder) -> None:
         """Bind `KvQueue`, `Kv` and `KvQueueAdmin`, one of each for this container."""
-        runtime = Runtime(binder.injector, self._settings, self._consumers)
+        runtime = Runtime(binder.injector, self._settings, self._consumers, self._redaction)
         binder.bind(Runtime, to=InstanceProvider(runtime))
         binder.bind(KvQueue, to=InstanceProvider(runtime.queue))
         binder.bind(Kv, to=InstanceProvider(runtime.kv))

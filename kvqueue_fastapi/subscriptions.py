@@ -15,6 +15,7 @@ from kvqueue_fastapi.handlers.consumers import handler_of_callback
 from kvqueue_fastapi.handlers.table import HandlerTable
 from kvqueue_fastapi.listener import Listener
 from kvqueue_fastapi.model import BARE_TYPE
+from kvqueue_fastapi.redaction import EVERYTHING, Redaction
 from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.settings import overruled
 from kvqueue_fastapi.store.base import Store
@@ -30,10 +31,14 @@ class Subscriptions:
     Args:
         handle: gives the store while it is open.
         sender: for the handlers of the listeners.
+        redaction: what may be logged of their errors.
     """
 
-    def __init__(self, handle: StoreHandle, sender: Sender) -> None:
+    def __init__(
+        self, handle: StoreHandle, sender: Sender, redaction: Redaction = EVERYTHING
+    ) -> None:
         self._handle = handle
+        self._redaction = redaction
         self._sender = sender
         self._settings = overruled(sender.settings, {"unhandled": "leave"})
         self._watched: Store | None = None
@@ -75,7 +80,9 @@ class Subscriptions:
             raise HandlerError(msg)
         table = HandlerTable()
         table.add(handler)
-        listening = _Listening(Listener(store, table, self._settings, self._sender))
+        listening = _Listening(
+            Listener(store, table, self._settings, self._sender, self._redaction)
+        )
         self._listenings.add(listening)
         try:
             await listening.run()

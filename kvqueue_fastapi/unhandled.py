@@ -43,7 +43,7 @@ class UnhandledTypes:
             if kind not in elsewhere:
                 self._reported.add(kind)
                 log.warning(
-                    "Messages of type %r wait, but no listening process handles them. They are "
+                    "Messages of type %.300r wait, but no listening process handles them. They are "
                     "kept; add a consumer, or discard them with KvQueueAdmin.",
                     kind,
                 )

@@ -152,7 +152,7 @@ def _validated(adapter: TypeAdapter[Any], value: Any) -> Any:
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
-        raise misfit(error, "Value") from error
+        raise misfit(error, "Value") from None
     except Exception as error:  # because a model's own validator may raise anything
         msg = f"Value cannot be read as its type: {type(error).__name__}: {error!s:.300}."
         raise PayloadError(msg) from error
