@@ -96,6 +96,19 @@ async def test_dead_letters_show_errors_traces_and_reasons_through_the_hook(tmp_
     assert letter.errors[0].trace.endswith("ValueError: no mailbox for [e-mail]\n")
 
 
+async def test_hook_of_the_readme_hides_as_it_says(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+    block = text[text.index("EMAIL = ") : text.index("\n\n\nqueue_module = ", text.index("EMAIL"))]
+    names: dict[str, Any] = {"re": re, "Any": Any}
+    exec(block, names)
+
+    async with hiding(tmp_path, names["redact"]) as bench:
+        sent = await bench.queue.send_message("login", LOGIN)
+        record = await the_message(bench, sent)
+
+    assert record.data == HIDDEN
+
+
 async def test_hook_is_told_the_message_type_and_each_part(tmp_path: Path) -> None:
     calls: list[tuple[str, type]] = []
 
