@@ -8,7 +8,7 @@ from typing import Any, Final, Self
 
 from pydantic_core import to_json
 
-from kvqueue_fastapi.errors import InvalidOptionError, KvQueueError
+from kvqueue_fastapi.errors import InvalidOptionError, KvQueueError, shown
 from kvqueue_fastapi.model import (
     ListenerRecord,
     MessageRecord,
@@ -119,7 +119,11 @@ class KvQueueAdmin:
         """Send all dead letters of a type again, a slice at a time. Returns how many.
 
         Those that die again meanwhile are left.
+
+        Raises:
+            InvalidOptionError: the type is no text.
         """
+        _refuse_no_text(type=type)
         requeued: dict[int, int] = {}
         async for ids in self._dead_slices(type):
             requeued |= await self.requeue([old for old in ids if old < _first_new(requeued)])
@@ -151,7 +155,7 @@ class KvQueueAdmin:
             why = "there is none, or it was handled"
         else:
             why = "it runs already"
-        msg = f"Message {message_id} cannot be cancelled: {why}."
+        msg = f"Message {shown(message_id)} cannot be cancelled: {why}."
         raise KvQueueError(msg)
 
     async def pause(self, type: str) -> None:  # noqa: A002 because it is what a message calls it
@@ -221,7 +225,7 @@ def _refuse_no_text(**filters: object) -> None:
         if value is None:
             continue
         if not isinstance(value, str) or value != value.encode("utf-8", "replace").decode():
-            msg = f"{name} is {value!r:.80}, allowed is text without lone surrogates, or None."
+            msg = f"{name} is {shown(value)}, allowed is text without lone surrogates, or None."
             raise InvalidOptionError(msg)
 
 
@@ -249,14 +253,14 @@ def _after(cursor: str | None) -> int:
     except (ValueError, binascii.Error, AttributeError):
         after = -1
     if not 0 <= after <= _MAX_ID:
-        msg = f"cursor {cursor!r:.80} is none. Give the next_cursor of a page, or leave it out."
+        msg = f"cursor {shown(cursor)} is none. Give the next_cursor of a page, or leave it out."
         raise InvalidOptionError(msg)
     return after
 
 
 def _more(limit: Any) -> int:
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_LIMIT:
-        msg = f"limit is {limit!r}, allowed is 1 to {MAX_LIMIT}. Page with next_cursor."
+        msg = f"limit is {shown(limit)}, allowed is 1 to {MAX_LIMIT}. Page with next_cursor."
         raise InvalidOptionError(msg)
     # One more than is shown tells whether there is a next page.
     return int(limit) + 1
@@ -266,5 +270,5 @@ def _state(state: State | str | None) -> State | None:
     allowed = [one for one in State if one is not State.DEAD]
     if state is None or state in allowed:
         return None if state is None else State(state)
-    msg = f"state is {state!r}, allowed are {', '.join(allowed)}; dead: see dead_letters()."
+    msg = f"state is {shown(state)}, allowed are {', '.join(allowed)}; dead: see dead_letters()."
     raise InvalidOptionError(msg)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json, to_json
 
-from kvqueue_fastapi.errors import InvalidOptionError, PayloadError, PayloadTooLargeError
+from kvqueue_fastapi.errors import InvalidOptionError, PayloadError, PayloadTooLargeError, shown
 from kvqueue_fastapi.losses import loss_of
 from kvqueue_fastapi.model import Options
 from kvqueue_fastapi.settings import MAX_BACKOFF_STEP_S, MAX_BACKOFF_STEPS
@@ -270,7 +270,7 @@ def _items(value: object) -> list[tuple[object, object]]:
     if isinstance(value, Mapping):
         return list(value.items())
     msg = (
-        f"Headers must be a mapping of str to str: received {value!r:.80}. "
+        f"Headers must be a mapping of str to str: received {shown(value)}. "
         'Write `{"name": "value"}`.'
     )
     raise InvalidOptionError(msg)
@@ -279,7 +279,7 @@ def _items(value: object) -> list[tuple[object, object]]:
 def _header_bytes(name: object, value: object) -> int:
     if not isinstance(name, str) or not isinstance(value, str) or not name:
         msg = (
-            f"Header {name!r:.80} has the value {value!r:.80}: names are str and not empty, "
+            f"Header {shown(name)} has the value {shown(value)}: names are str and not empty, "
             "values are str. Convert them with `str(…)`."
         )
         raise InvalidOptionError(msg)

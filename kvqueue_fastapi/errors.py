@@ -27,11 +27,11 @@ class KvQueueError(Exception):
     """The root of every error that this package raises."""
 
 
-def shown(value: object) -> str:
+def shown(value: object, characters: int = 80) -> str:
     """A value as an error shows it: its beginning."""
     try:
-        return f"{value!r:.80}"
-    except ValueError:  # because Python refuses to print an int of more than 4,300 digits
+        return repr(value)[:characters]
+    except Exception:  # noqa: BLE001 because no int of more than 4,300 digits can be printed, nor everything else
         return f"a {type(value).__name__}"
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any, Final, NamedTuple
 
+from kvqueue_fastapi.errors import shown
+
 MAX_TYPE_CHARACTERS: Final = 255
 
 
@@ -22,8 +24,8 @@ def type_problem(value: object) -> str | None:
     """What keeps a value from being a message type, and the remedy; None: nothing does."""
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_TYPE_CHARACTERS:
         return (
-            f"Message type is {value!r:.300}, allowed is a string of 1 to {MAX_TYPE_CHARACTERS} "
-            'characters. Name what happened, such as "order.created".'
+            f"Message type is {shown(value, 300)}, allowed is a string of 1 to "
+            f'{MAX_TYPE_CHARACTERS} characters. Name what happened, such as "order.created".'
         )
     # Control characters and lone surrogates would spoil a store or a log.
     if any(unicodedata.category(character) in {"Cc", "Cs"} for character in value):

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from injector import Binder, Injector, InstanceProvider, Module
 
 from kvqueue_fastapi.admin import KvQueueAdmin
-from kvqueue_fastapi.errors import HandlerError, KvQueueError
+from kvqueue_fastapi.errors import HandlerError, KvQueueError, shown
 from kvqueue_fastapi.handlers.wiring import is_bound
 from kvqueue_fastapi.kv import Kv
 from kvqueue_fastapi.lifespan import STATE_KEY, Runtime, around, refuse_other_injector
@@ -139,7 +139,7 @@ class KvQueueModule(Module):
 def _listed(consumers: Any) -> tuple[Any, ...]:
     if isinstance(consumers, type | str) or not isinstance(consumers, Iterable):
         msg = (
-            f"consumers is {consumers!r:.80}, allowed is a list of classes and functions. "
+            f"consumers is {shown(consumers)}, allowed is a list of classes and functions. "
             "Write consumers=[OrderService]."
         )
         raise HandlerError(msg)

@@ -179,7 +179,7 @@ _type_problem = lru_cache(maxsize=4096)(type_problem)
 def _priority(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MAX_PRIORITY:
         msg = (
-            f"priority is {value!r}, allowed is a whole number from -{MAX_PRIORITY} to "
+            f"priority is {shown(value)}, allowed is a whole number from -{MAX_PRIORITY} to "
             f"{MAX_PRIORITY}; higher goes first, 0 is usual."
         )
         raise InvalidOptionError(msg)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from kvqueue_fastapi.errors import InvalidOptionError
+from kvqueue_fastapi.errors import InvalidOptionError, shown
 from kvqueue_fastapi.settings import MAX_BACKOFF_STEP_S, MAX_BACKOFF_STEPS
 
 MAX_DELAY_S: Final = 30 * 86_400
@@ -60,7 +60,7 @@ def deliver_at_ms(value: datetime, *, now_ms: int | None = None) -> int:
     """
     if not _is_aware(value):
         msg = (
-            f"deliver_at must be a datetime with a time zone: received {value!r:.80}. "
+            f"deliver_at must be a datetime with a time zone: received {shown(value)}. "
             "Write `datetime(…, tzinfo=UTC)` or `datetime.now(UTC) + timedelta(…)`."
         )
         raise InvalidOptionError(msg)
@@ -146,7 +146,7 @@ def _refuse_no_schedule(value: object) -> None:
         return
     msg = (
         "Invalid backoffSchedule, a list or tuple of seconds is expected: received "
-        f"{value!r:.80}. Write `(0.1, 1, 5)`, or `()` for no retry."
+        f"{shown(value)}. Write `(0.1, 1, 5)`, or `()` for no retry."
     )
     raise InvalidOptionError(msg)
 
@@ -158,7 +158,7 @@ def _is_aware(value: object) -> bool:
 def _seconds(value: object, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         msg = (
-            f"{name} must be seconds or a timedelta: received {value!r:.80}. "
+            f"{name} must be seconds or a timedelta: received {shown(value)}. "
             "Give an int, a float or a `timedelta`."
         )
         raise InvalidOptionError(msg)

@@ -1,5 +1,6 @@
 """Where the database lies: a path from a URL, and whether locks work there."""
 
+import os
 import re
 import socket
 from pathlib import Path
@@ -48,6 +49,11 @@ def path_of(url: str) -> str:
             "are what this version can open. Give one of them."
         )
         raise InvalidOptionError(msg)
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        msg = f"{shown(url)} is no file name: {error}. Leave out lone surrogates."
+        raise InvalidOptionError(msg) from error
     return str(Path(path).absolute())
 
 
