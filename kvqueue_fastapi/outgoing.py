@@ -180,7 +180,7 @@ def _priority(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MAX_PRIORITY:
         msg = (
             f"priority is {shown(value)}, allowed is a whole number from -{MAX_PRIORITY} to "
-            f"{MAX_PRIORITY}; higher goes first, 0 is usual."
+            f"{MAX_PRIORITY}. Higher goes first, 0 is usual."
         )
         raise InvalidOptionError(msg)
     return value

@@ -41,7 +41,12 @@ class KvQueueSettings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="KVQUEUE_", frozen=True, extra="forbid", validate_default=True
+        env_prefix="KVQUEUE_",
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        # What an error names first, because the field alone does not lead to the variable.
+        title="KvQueueSettings, in the environment KVQUEUE_ and the name in capitals",
     )
 
     url: str = Field(
