@@ -24,6 +24,8 @@ MAX_LIMIT: Final = 1_000
 SLICE: Final = 500
 _LEAST_SEARCHED: Final = 100
 _MAX_ID: Final = (1 << 63) - 1
+_MIN_ID: Final = -(1 << 63)
+"""Ours are above 0, but a foreign program may store any."""
 
 
 class Page(tuple[MessageRecord, ...]):  # noqa: SLOT001 because tuples cannot have named slots
@@ -196,7 +198,7 @@ class KvQueueAdmin:
         return found[: query.limit]
 
     async def _dead_slices(self, message_type: str) -> AsyncIterator[list[int]]:
-        after = 0
+        after = _MIN_ID
         while ids := await self._handle.admin.dead_ids(message_type, after=after, limit=SLICE):
             after = ids[-1]
             yield ids
@@ -204,7 +206,7 @@ class KvQueueAdmin:
 
 def _is_id(value: object) -> bool:
     # Ids come from outside, and what SQLite cannot hold is no message.
-    return isinstance(value, int) and 0 < value <= _MAX_ID
+    return isinstance(value, int) and _MIN_ID <= value <= _MAX_ID
 
 
 def _has(record: MessageRecord, search: str) -> bool:
@@ -225,7 +227,10 @@ def _refuse_no_text(**filters: object) -> None:
         if value is None:
             continue
         if not isinstance(value, str) or value != value.encode("utf-8", "replace").decode():
-            msg = f"{name} is {shown(value)}, allowed is text without lone surrogates, or None."
+            msg = (
+                f"{name} is {shown(value)}, allowed is text without lone surrogates. "
+                "Give a str, or None for all."
+            )
             raise InvalidOptionError(msg)
 
 
@@ -247,12 +252,12 @@ def _cursor(message_id: int) -> str:
 
 def _after(cursor: str | None) -> int:
     if cursor is None:
-        return 0
+        return _MIN_ID
     try:
         after = int(base64.urlsafe_b64decode(cursor.encode("ascii")))
     except (ValueError, binascii.Error, AttributeError):
-        after = -1
-    if not 0 <= after <= _MAX_ID:
+        after = _MAX_ID + 1
+    if not _MIN_ID <= after <= _MAX_ID:
         msg = f"cursor {shown(cursor)} is none. Give the next_cursor of a page, or leave it out."
         raise InvalidOptionError(msg)
     return after

@@ -88,7 +88,7 @@ def entry_of(
     key = decode_key(encoded)
     if found is None:
         return KvEntry(key, None, None)
-    return KvEntry(key, _value(found, adapter, key), versionstamp_of(found.version))
+    return KvEntry(key, _value(found, adapter, key), _versionstamp(found, key))
 
 
 def list_entry_of(found: Stored, adapter: TypeAdapter[Any] | None) -> KvListEntry[Any]:
@@ -99,7 +99,7 @@ def list_entry_of(found: Stored, adapter: TypeAdapter[Any] | None) -> KvListEntr
         InvalidKeyError: another program wrote a key that is none.
     """
     key = decode_key(found.key)
-    return KvListEntry(key, _value(found, adapter, key), versionstamp_of(found.version))
+    return KvListEntry(key, _value(found, adapter, key), _versionstamp(found, key))
 
 
 def _value(found: Stored, adapter: TypeAdapter[Any] | None, key: Key) -> Any:
@@ -108,3 +108,13 @@ def _value(found: Stored, adapter: TypeAdapter[Any] | None, key: Key) -> Any:
     except PayloadError as error:
         msg = f"Key {tuple(key)!r:.200}: {error}"
         raise PayloadError(msg) from error
+
+
+def _versionstamp(found: Stored, key: Key) -> str:
+    if found.version < 0:
+        msg = (
+            f"Key {tuple(key)!r:.200}: its version is {found.version}, allowed is 0 or more. "
+            "Another program wrote it; delete the key."
+        )
+        raise PayloadError(msg)
+    return versionstamp_of(found.version)

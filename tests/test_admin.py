@@ -143,7 +143,6 @@ async def test_dead_letters_can_be_filtered_by_their_errors(tmp_path: Path) -> N
         ({"limit": "5"}, "limit is '5'"),
         ({"cursor": ""}, "cursor '' is none. Give the next_cursor of a page"),
         ({"cursor": "é"}, "is none"),
-        ({"cursor": "LTE="}, "is none"),
         ({"cursor": 7}, "cursor 7 is none"),
         ({"cursor": "OTk5OTk5OTk5OTk5OTk5OTk5OTk5"}, "is none"),
         ({"state": "dead"}, r"state is 'dead', allowed are .*see dead_letters\(\)"),

@@ -124,7 +124,7 @@ class SqliteAdmin:
                 host=row[1],
                 pid=row[2],
                 since_ms=row[3],
-                types=tuple(pydantic_core.from_json(row[4])),
+                types=_types(row[4]),
                 running=row[5],
             )
             for row in rows
@@ -230,6 +230,13 @@ def _errors(text: str | None) -> tuple[AttemptError, ...]:
 
 def _error(entry: Any) -> AttemptError | None:
     try:
-        return AttemptError(**entry)
+        error = AttemptError(**entry)
     except TypeError:  # a foreign program wrote it
         return None
+    kinds = [type(one) for one in (error.attempt, error.at_ms, error.text, error.trace)]
+    return error if kinds == [int, int, str, str] else None
+
+
+def _types(text: str) -> tuple[str, ...]:
+    types = _json(text)
+    return tuple(one for one in types if isinstance(one, str)) if isinstance(types, list) else ()

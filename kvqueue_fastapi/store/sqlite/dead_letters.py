@@ -3,7 +3,7 @@
 import sqlite3
 
 from kvqueue_fastapi.codec import decode_options, decode_payload, envelope, is_envelope, json_text
-from kvqueue_fastapi.errors import PayloadError
+from kvqueue_fastapi.errors import PayloadError, StoreError
 from kvqueue_fastapi.model import BARE_TYPE, Encoding, Failure, KvSet
 from kvqueue_fastapi.store.sqlite import statements as sql
 from kvqueue_fastapi.store.sqlite.keys import write_keys
@@ -25,6 +25,13 @@ def bury(
         crashes: to be added to those on its record.
     """
     message_id, message_type, data, options, _, _ = row
+    value = _undelivered_value(message_type, data)
+    sets = [KvSet(key, value, Encoding.JSON) for key in _undelivered_keys(options)]
+    try:
+        write_keys(connection, sets, now_ms)
+    except StoreError as error:  # nothing was written, and the message must still have its end
+        why = f"{failure.text}; its keys_if_undelivered were not written: {error}"
+        failure = failure._replace(text=why)
     connection.execute(
         sql.BURY,
         {
@@ -36,9 +43,6 @@ def bury(
         },
     )
     connection.execute(sql.DELETE_MESSAGE, {"id": message_id})
-    value = _undelivered_value(message_type, data)
-    sets = [KvSet(key, value, Encoding.JSON) for key in _undelivered_keys(options)]
-    write_keys(connection, sets, now_ms)
 
 
 def _undelivered_value(message_type: str, data: str) -> bytes:

@@ -42,7 +42,7 @@ from kvqueue_fastapi.store.sqlite.leases import Undertaker, extend
 from kvqueue_fastapi.store.sqlite.listeners import Listeners
 from kvqueue_fastapi.store.sqlite.location import MEMORY, path_of, refuse_network
 from kvqueue_fastapi.store.sqlite.reader import FileReader, Reader, ThreadReader
-from kvqueue_fastapi.store.sqlite.schema import migrate
+from kvqueue_fastapi.store.sqlite.schema import migrate, the_row
 from kvqueue_fastapi.store.sqlite.sweeps import sweep
 from kvqueue_fastapi.store.writer import Writer
 
@@ -181,7 +181,8 @@ class SqliteStore:
 
     async def last_version(self) -> int:
         """That of the last commit that had one."""
-        return int((await self._reader.fetch_all(sql.LAST_VERSION, ()))[0][0])
+        rows = await self._reader.fetch_all(sql.LAST_VERSION, ())
+        return int(the_row(next(iter(rows), None))[0])
 
     def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
         """Call `wake` on the event loop when something may have become claimable."""

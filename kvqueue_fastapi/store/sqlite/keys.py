@@ -6,8 +6,9 @@ has changed nothing that would have to be taken back.
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from kvqueue_fastapi.errors import StoreError
 from kvqueue_fastapi.keys import with_versionstamp
 from kvqueue_fastapi.model import (
     AtomicWrite,
@@ -20,6 +21,10 @@ from kvqueue_fastapi.model import (
 )
 from kvqueue_fastapi.store.arithmetic import combined
 from kvqueue_fastapi.store.sqlite import statements as sql
+from kvqueue_fastapi.store.sqlite.schema import the_row
+
+_MAX_VERSION: Final = (1 << 63) - 1_000_000
+"""So that those of a whole batch fit."""
 
 
 class Row(NamedTuple):
@@ -136,7 +141,8 @@ class Keys:
 
     def _last_version(self) -> int:
         if self._version is None:
-            self._version = int(self._connection.execute(sql.LAST_VERSION).fetchone()[0])
+            row = the_row(self._connection.execute(sql.LAST_VERSION).fetchone())
+            self._version = _checked_version(int(row[0]))
         return self._version
 
     def _read(self, keys: Iterable[bytes]) -> None:
@@ -190,6 +196,16 @@ def stored(row: Sequence[Any], now_ms: int) -> Stored:
     key, value, encoding, version, expires_at_ms = row
     expires_in_ms = None if expires_at_ms is None else expires_at_ms - now_ms
     return Stored(key, value, encoding, version, expires_in_ms)
+
+
+def _checked_version(version: int) -> int:
+    if 0 <= version < _MAX_VERSION:
+        return version
+    msg = (
+        f"kv_version in kvqueue_schema is {version}, allowed is 0 to {_MAX_VERSION - 1}: another "
+        "program wrote it. Set it to the largest version in kvqueue_kv."
+    )
+    raise StoreError(msg)
 
 
 def _looked_at(write: AtomicWrite) -> Iterator[bytes]:

@@ -80,9 +80,11 @@ def lock_path(database: str, listener_id: int) -> str:
 def _runs(pid: int) -> bool:
     if sys.platform == "win32":  # there, signal 0 is not a question
         return False
+    if pid <= 0:  # to a signal, these are groups of processes
+        return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # no process has a number so large
         return False
     except OSError:  # it runs, under another user
         return True

@@ -2,11 +2,14 @@
 
 import sqlite3
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, TypeVar
 
+from kvqueue_fastapi.errors import StoreError
 from kvqueue_fastapi.store.migrations import Migration, load_migrations, pending
 from kvqueue_fastapi.store.sqlite import statements as sql
 from kvqueue_fastapi.store.sqlite.connection import Patience, patiently, write_transaction
+
+T = TypeVar("T")
 
 PACKAGE: Final = "kvqueue_fastapi.store.sqlite"
 
@@ -37,6 +40,21 @@ def migrate(
             connection.execute(sql.UPDATE_SCHEMA, names)
 
 
+def the_row(found: T | None) -> T:
+    """The only row of kvqueue_schema.
+
+    Raises:
+        StoreError: another program has removed it.
+    """
+    if found is None:
+        msg = (
+            "The table kvqueue_schema has no row: another program has removed it. Restore a "
+            "backup, because it held the last version of a key."
+        )
+        raise StoreError(msg)
+    return found
+
+
 def _is_current(connection: sqlite3.Connection, migrations: tuple[Migration, ...]) -> bool:
     return bool(connection.execute(sql.HAS_SCHEMA).fetchone()) and not _missing(
         connection, migrations
@@ -44,7 +62,7 @@ def _is_current(connection: sqlite3.Connection, migrations: tuple[Migration, ...
 
 
 def _missing(connection: sqlite3.Connection, migrations: tuple[Migration, ...]) -> list[Migration]:
-    applied, oldest_code = connection.execute(sql.READ_SCHEMA).fetchone()
+    applied, oldest_code = the_row(connection.execute(sql.READ_SCHEMA).fetchone())
     return pending(migrations, applied, oldest_code)
 
 

@@ -4,6 +4,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from typing import Final
 
 from kvqueue_fastapi.errors import IdempotencyConflictError
 from kvqueue_fastapi.model import Send
@@ -12,6 +13,7 @@ from kvqueue_fastapi.store.sqlite import statements as sql
 Row = tuple[str, str, int, int, int, int, str | None, str | None, int | None]
 
 READY, DELAYED, BLOCKED = 0, 1, 2
+MAX_ID: Final = (1 << 63) - 1
 
 
 def insert(
@@ -100,8 +102,24 @@ def _insert_rows(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[in
     for size in sql.INSERT_SIZES:
         while len(rows) - done >= size:
             values = tuple(chain.from_iterable(rows[done : done + size]))
-            last = connection.execute(sql.INSERT_MESSAGES[size], values).lastrowid or 0
+            try:
+                last = connection.execute(sql.INSERT_MESSAGES[size], values).lastrowid or 0
+            except sqlite3.OperationalError:
+                _refuse_without_ids(connection)
+                raise
             # One writer, one statement: AUTOINCREMENT has numbered them without a gap.
             ids.extend(range(last - size + 1, last + 1))
             done += size
     return ids
+
+
+def _refuse_without_ids(connection: sqlite3.Connection) -> None:
+    """Raise where no id is left, which SQLite calls a full disk."""
+    row = connection.execute(sql.LAST_ID).fetchone()
+    if row is not None and row[0] >= MAX_ID - max(sql.INSERT_SIZES):
+        msg = (
+            f"no message id is left: another program has stored id {row[0]}, the largest is "
+            f"{MAX_ID}. Delete that row, and set seq of kvqueue_messages in sqlite_sequence to "
+            "the id that was sent last before it"
+        )
+        raise sqlite3.OperationalError(msg)

@@ -25,6 +25,8 @@ INSERT_MESSAGES: Final = {
     size: _INSERT + ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?)"] * size) for size in INSERT_SIZES
 }
 
+LAST_ID: Final = "SELECT seq FROM sqlite_sequence WHERE name = 'kvqueue_messages'"
+
 # Only the head of a key is ready or delayed; whatever ends or adds a head calls this.
 PROMOTE_HEADS: Final = """
 UPDATE kvqueue_messages
@@ -158,7 +160,8 @@ WITH RECURSIVE isolated (type) AS (
 SELECT type FROM isolated WHERE type IS NOT NULL LIMIT :limit
 """
 LISTENED_TYPES: Final = """
-SELECT DISTINCT type.value FROM kvqueue_listeners, json_each(kvqueue_listeners.types) AS type
+SELECT DISTINCT type.value
+  FROM kvqueue_listeners, json_each(iif(json_valid(types), types, '[]')) AS type
 """
 
 # --- settling ------------------------------------------------------------------------------
