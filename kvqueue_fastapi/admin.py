@@ -275,5 +275,5 @@ def _state(state: State | str | None) -> State | None:
     allowed = [one for one in State if one is not State.DEAD]
     if state is None or state in allowed:
         return None if state is None else State(state)
-    msg = f"state is {shown(state)}, allowed are {', '.join(allowed)}; dead: see dead_letters()."
+    msg = f"state is {shown(state)}, allowed are {', '.join(allowed)}. Dead: see dead_letters()."
     raise InvalidOptionError(msg)
