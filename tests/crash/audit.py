@@ -104,11 +104,17 @@ def listening(database: Path) -> list[int]:
         return [row[0] for row in connection.execute("SELECT pid FROM kvqueue_listeners")]
 
 
-def counted(database: Path) -> int:
-    """How many messages there are that are no dead letters."""
+def waiting(database: Path) -> bool:
+    """Whether there are messages that are no dead letters."""
     with contextlib.closing(sqlite3.connect(database, timeout=10)) as connection:
-        count: int = connection.execute("SELECT count(*) FROM kvqueue_messages").fetchone()[0]
-        return count
+        return connection.execute("SELECT 1 FROM kvqueue_messages LIMIT 1").fetchone() is not None
+
+
+def happened(database: Path) -> int:
+    """How much has happened by now."""
+    with contextlib.closing(sqlite3.connect(database, timeout=10)) as connection:
+        last = connection.execute("SELECT max(position) FROM crash_audit").fetchone()[0]
+        return last or 0
 
 
 def read(database: Path) -> Remains:

@@ -69,9 +69,10 @@ def _nothing_lost(history: History, report: Report) -> Iterator[str]:
         for message_id, deliveries in history.deliveries.items()
         if any(one.end == "ended" or one.commits_at < math.inf for one in deliveries)
     }
-    lost = set(history.sent.values()) - handled - dead
+    lost = set(history.sent.values()) - handled - dead - set(history.remains.waiting)
     report.figures["handled"] = f"{len(handled):,}"
     report.figures["lost"] = str(len(lost))
+    report.figures["left waiting"] = str(len(history.remains.waiting))
     yield from (f"message {one} was sent and is lost" for one in sorted(lost))
     yield from (f"message {one} waits for ever" for one in history.remains.waiting)
     removed = {e.id for e in history.remains.entries if e.event == "removed"}

@@ -19,8 +19,10 @@ from tests.crash.servers import Server
 LANES: Final = 4
 LOOSE: Final = 4
 """Producers with and without an ordering key."""
-QUIET_S: Final = 60
-"""How long what is left may take when the killer has gone."""
+LANE_PACE: Final = 3
+"""How much rarer messages with an ordering key are: they are handled one after another."""
+STALLED_S: Final = 30
+"""When nothing has happened for so long, what still waits will wait for ever."""
 
 
 async def run(directory: Path, plan: Plan) -> Report:
@@ -35,7 +37,7 @@ async def run(directory: Path, plan: Plan) -> Report:
         kills = await _under_fire(server, book, plan)
         lasted_s = time.monotonic() - began
         await _quiet(server)
-        await server.stop(within_s=QUIET_S)
+        await server.stop(within_s=STALLED_S)
     finally:
         server.kill_all()
     report = reckon(History(list(ledger.read(server.ledger)), audit.read(server.database)))
@@ -60,7 +62,10 @@ async def _under_fire(server: Server, book: Ledger, plan: Plan) -> int:
         )
         for number in range(LANES + LOOSE)
     ]
-    working = [asyncio.create_task(one.run(stop, plan.pace_s)) for one in producers]
+    working = [
+        asyncio.create_task(one.run(stop, plan.pace_s * (LANE_PACE if number < LANES else 1)))
+        for number, one in enumerate(producers)
+    ]
     killing = asyncio.create_task(killer.run(stop, plan.kills))
     done, _ = await asyncio.wait(
         [*working, killing], timeout=plan.seconds, return_when=asyncio.FIRST_COMPLETED
@@ -71,9 +76,11 @@ async def _under_fire(server: Server, book: Ledger, plan: Plan) -> int:
 
 
 async def _quiet(server: Server) -> None:
-    deadline = time.monotonic() + QUIET_S
-    while audit.counted(server.database) and time.monotonic() < deadline:
+    happened, at = 0, time.monotonic()
+    while audit.waiting(server.database) and time.monotonic() - at < STALLED_S:
         await asyncio.sleep(0.1)
+        if (count := audit.happened(server.database)) != happened:
+            happened, at = count, time.monotonic()
 
 
 def remove(directory: Path) -> None:
