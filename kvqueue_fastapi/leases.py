@@ -19,6 +19,8 @@ log = logging.getLogger("kvqueue_fastapi")
 LOOK_S: Final = 0.5
 """How often to look for dead peers."""
 SWEEP_S: Final = 3_600
+COMPLAIN_S: Final = 5
+"""How often at the most to log what goes wrong: the disk that is full may be the log's, too."""
 
 
 class LeaseKeeper:
@@ -35,7 +37,7 @@ class LeaseKeeper:
         self._holds = holds
         self._lease_s = lease_s
         self._stop = threading.Event()
-        self._swept_at = float("-inf")
+        self._swept_at = self._complained_at = float("-inf")
         # A daemon, because a process that forgets to stop it must still be able to exit.
         self._thread = threading.Thread(target=self._main, name="kvqueue-leases", daemon=True)
 
@@ -56,8 +58,8 @@ class LeaseKeeper:
                     duty()
                 except KvQueueClosedError:
                     return
-                except Exception:
-                    log.exception("The lease keeper could not do its duty; it tries again")
+                except Exception as error:  # noqa: BLE001 because no error may end the keeper
+                    self._complain(error)
 
     def _extend(self) -> None:
         now = time.monotonic()
@@ -88,3 +90,8 @@ class LeaseKeeper:
         # A slice at a time, so that leases are kept meanwhile.
         if not self._store.sweep():
             self._swept_at = time.monotonic()
+
+    def _complain(self, error: Exception) -> None:
+        if time.monotonic() - self._complained_at >= COMPLAIN_S:
+            self._complained_at = time.monotonic()
+            log.error("The lease keeper could not do its duty; it tries again", exc_info=error)
