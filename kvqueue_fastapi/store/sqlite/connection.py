@@ -82,10 +82,13 @@ def store_error(error: sqlite3.Error, path: str) -> StoreError:
 
 
 _REMEDIES: Final = {
-    sqlite3.SQLITE_CANTOPEN: " Check that its directory exists and may be written to.",
+    sqlite3.SQLITE_CANTOPEN: " Check that its directory exists and may be written to, and so may "
+    "the file, its -wal and its -shm.",
     sqlite3.SQLITE_READONLY: " Give this user the right to write the file and its directory.",
     sqlite3.SQLITE_FULL: " Make room on the disk; what was stored is safe.",
-    sqlite3.SQLITE_NOTADB: " Point KVQUEUE_URL at a file of its own.",
+    sqlite3.SQLITE_IOERR: " Check the disk: it may be full, gone or damaged.",
+    sqlite3.SQLITE_NOTADB: " Point KVQUEUE_URL at a file of its own; if this was one, restore a "
+    "backup.",
     sqlite3.SQLITE_CORRUPT: " Stop, keep a copy, and restore a backup or use sqlite3's .recover.",
 }
 
