@@ -28,13 +28,21 @@ class DatabaseThread:
     """Runs functions on one connection, in the order in which they came.
 
     Args:
-        connect: opens it.
+        connect: opens the connection, in the thread.
+        check: called before each function; what it raises is the function's answer.
         behind_s: beyond it, whatever took so long was no usual work: a lock that another
             program held, or a process that was frozen.
     """
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection], *, behind_s: float) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], sqlite3.Connection],
+        check: Callable[[], None],
+        *,
+        behind_s: float,
+    ) -> None:
         self._connect = connect
+        self._check = check
         self._behind_s = behind_s
         self._round_began = time.monotonic()
         self._behind_at = float("-inf")
@@ -111,6 +119,7 @@ class DatabaseThread:
             try:
                 if connection is None:
                     connection = self._connect()
+                self._check()
                 result = function(connection)
             except BaseException as error:  # noqa: BLE001 because it belongs to the caller
                 done(None, error)

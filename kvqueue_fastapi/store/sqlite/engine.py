@@ -40,7 +40,7 @@ from kvqueue_fastapi.store.sqlite.database_thread import DatabaseThread
 from kvqueue_fastapi.store.sqlite.keys import in_parts, stored
 from kvqueue_fastapi.store.sqlite.leases import Undertaker, extend
 from kvqueue_fastapi.store.sqlite.listeners import Listeners
-from kvqueue_fastapi.store.sqlite.location import MEMORY, path_of, refuse_network
+from kvqueue_fastapi.store.sqlite.location import MEMORY, SameFile, path_of, refuse_network
 from kvqueue_fastapi.store.sqlite.reader import FileReader, Reader, ThreadReader
 from kvqueue_fastapi.store.sqlite.schema import migrate, the_row
 from kvqueue_fastapi.store.sqlite.sweeps import sweep
@@ -75,6 +75,7 @@ class SqliteStore:
         self._patience = Patience(settings.lease_s / 3)
         self._thread = DatabaseThread(
             lambda: connect(path, synchronous=settings.sqlite_synchronous, patience=self._patience),
+            SameFile(path).require,
             # What holds everybody up for less costs nobody a lease.
             behind_s=settings.lease_s / 4,
         )

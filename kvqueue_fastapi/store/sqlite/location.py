@@ -73,6 +73,44 @@ def refuse_network(path: str) -> None:
         raise StoreError(msg)
 
 
+class SameFile:
+    """Notices that a path leads no longer to the file that was opened.
+
+    SQLite goes on with the open file, which nobody else can find any more: what is written
+    there is lost when the process ends.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+        self._is_file = path != MEMORY
+        self._opened: tuple[int, int] | None = None
+
+    def require(self) -> None:
+        """Remember the file when first called, and compare it from then on.
+
+        Raises:
+            StoreError: another file has its place, or none.
+        """
+        if not self._is_file:
+            return
+        try:
+            status = self._path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            found = None
+        except OSError:  # no right to look any more, which says nothing of the file
+            return
+        else:
+            found = status.st_dev, status.st_ino
+            self._opened = self._opened or found
+        if found != self._opened:
+            how = "replaced" if found else "removed"
+            msg = (
+                f"{self._path} was {how} while it was open: nobody would find what is written "
+                "to the old file. Put that back, or start this process again."
+            )
+            raise StoreError(msg)
+
+
 def boot_id() -> str:
     """What names this run of this machine: a listener of another one is dead."""
     try:
