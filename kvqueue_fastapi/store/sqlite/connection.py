@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 
 from kvqueue_fastapi.errors import StoreBusyError, StoreError
 from kvqueue_fastapi.store.sqlite.location import MEMORY
+from kvqueue_fastapi.store.sqlite.outages import Outages
 from kvqueue_fastapi.store.sqlite.statements import BEGIN, COMMIT, ROLLBACK
 
 R = TypeVar("R")
@@ -28,12 +29,17 @@ _creating: Final = threading.Lock()
 class Patience:
     """How long to wait for a lock that another program holds.
 
+    Args:
+        lease_s: how long a lease lasts. Beyond a third, waiting would cost us our leases.
+
     Attributes:
         seconds: may become less while somebody waits, and then holds for him, too.
+        outages: when waiting, or whatever else, kept this process from writing.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+    def __init__(self, lease_s: float) -> None:
+        self.seconds = lease_s / 3
+        self.outages = Outages(lease_s)
 
     def hurry(self) -> None:
         """Wait no longer than `HURRY_S` from now on."""
@@ -128,13 +134,19 @@ def patiently(attempt: Callable[[], R], patience: Patience) -> R:
 def write_transaction(connection: sqlite3.Connection, patience: Patience) -> Generator[None]:
     """All of the block in one transaction, or nothing."""
     patiently(lambda: connection.execute(BEGIN), patience)
+    patience.outages.has_lock()
+    changes = connection.total_changes
     try:
         yield
         patiently(lambda: connection.execute(COMMIT), patience)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, sqlite3.Error):
+            patience.outages.has_failed(error)
         if connection.in_transaction:
             connection.execute(ROLLBACK)
         raise
+    if connection.total_changes > changes:
+        patience.outages.has_written()
 
 
 def _create(path: str) -> None:

@@ -30,22 +30,13 @@ class DatabaseThread:
     Args:
         connect: opens the connection, in the thread.
         check: called before each function; what it raises is the function's answer.
-        behind_s: beyond it, whatever took so long was no usual work: a lock that another
-            program held, or a process that was frozen.
     """
 
     def __init__(
-        self,
-        connect: Callable[[], sqlite3.Connection],
-        check: Callable[[], None],
-        *,
-        behind_s: float,
+        self, connect: Callable[[], sqlite3.Connection], check: Callable[[], None]
     ) -> None:
         self._connect = connect
         self._check = check
-        self._behind_s = behind_s
-        self._round_began = time.monotonic()
-        self._behind_at = float("-inf")
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._watcher: Callable[[], None] | None = None
         self._seen = 0
@@ -60,11 +51,6 @@ class DatabaseThread:
         """Call `changed` in this thread when another connection has committed."""
         self._watcher = changed
         self._jobs.put((lambda _: None, lambda _result, _error: None))
-
-    def is_behind(self) -> bool:
-        """Whether a job, this one included, took unusually long just now. Asked by jobs."""
-        self._end_round()
-        return time.monotonic() - self._behind_at < self._behind_s
 
     async def run(self, job: Callable[[sqlite3.Connection], R]) -> R:
         """Run `job` on the connection and await what it returns.
@@ -115,7 +101,6 @@ class DatabaseThread:
         connection: sqlite3.Connection | None = None
         while (job := self._next(connection)) is not None:
             function, done = job
-            self._round_began = time.monotonic()
             try:
                 if connection is None:
                     connection = self._connect()
@@ -125,7 +110,6 @@ class DatabaseThread:
                 done(None, error)
             else:
                 done(result, None)
-            self._end_round()
         if connection is not None:
             connection.close()
 
@@ -135,18 +119,10 @@ class DatabaseThread:
                 return self._jobs.get()
             if time.monotonic() - self._looked_at >= POLL_S:
                 self._look(connection)
-            self._round_began = time.monotonic()
             try:
                 return self._jobs.get(timeout=POLL_S)
             except Empty:
                 continue
-            finally:
-                self._end_round()
-
-    def _end_round(self) -> None:
-        now = time.monotonic()
-        if now - self._round_began > self._behind_s:
-            self._behind_at = now
 
     def _look(self, connection: sqlite3.Connection) -> None:
         self._looked_at = time.monotonic()

@@ -71,17 +71,14 @@ class SqliteStore:
         self._path = path
         self._clock = clock
         self._retention_ms = round(settings.dead_letter_retention_s * 1000)
-        # Beyond a third of the lease, waiting for a lock would cost us our leases.
-        self._patience = Patience(settings.lease_s / 3)
-        self._thread = DatabaseThread(
-            lambda: connect(path, synchronous=settings.sqlite_synchronous, patience=self._patience),
-            SameFile(path).require,
-            # What holds everybody up for less costs nobody a lease.
-            behind_s=settings.lease_s / 4,
-        )
-        undertaker = Undertaker(settings.max_crashes, self._thread.is_behind)
+        self._patience = Patience(settings.lease_s)
+        undertaker = Undertaker(settings.max_crashes, self._patience.outages)
         self._batch = Batch(clock, undertaker, path, self._patience)
         self._listeners = Listeners(path, clock, undertaker, self._patience)
+        self._thread = DatabaseThread(
+            lambda: connect(path, synchronous=settings.sqlite_synchronous, patience=self._patience),
+            check=SameFile(path).require,
+        )
         self._loop = asyncio.get_running_loop()
         self._wakes: list[Callable[[], None]] = []
         self._key_wakes: list[Callable[[], None]] = []

@@ -1,21 +1,20 @@
 """Leases: made longer while their holder lives, ended when it died."""
 
 import json
+import math
 import random
 import sqlite3
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from kvqueue_fastapi.model import Failure
 from kvqueue_fastapi.store.base import SUSPECT_CRASHES
 from kvqueue_fastapi.store.sqlite import statements as sql
 from kvqueue_fastapi.store.sqlite.dead_letters import Row, bury
+from kvqueue_fastapi.store.sqlite.outages import Outages
 from kvqueue_fastapi.store.sqlite.sends import promote_heads
 
 SLICE: Final = 1_000
-GRACE_S: Final = 0.75
-"""How long holders have to prolong their leases after something held everybody up."""
 _READY, _QUARANTINED, _ISOLATED = 0, 4, 5
 
 
@@ -44,21 +43,22 @@ class Undertaker:
 
     Args:
         max_crashes: after how many a message is dead.
-        is_behind: whether this process could not look at the database just now, because it was
-            frozen itself or another program held the lock: then others could not extend
-            their leases either.
+        outages: when nobody could extend a lease.
     """
 
-    def __init__(self, max_crashes: int, is_behind: Callable[[], bool]) -> None:
+    def __init__(self, max_crashes: int, outages: Outages) -> None:
         self._max_crashes = max_crashes
-        self._is_behind = is_behind
-        self._patient_until: float | None = None
+        self._outages = outages
 
     def end_expired(self, connection: sqlite3.Connection, *, now_ms: int, steady_ms: int) -> int:
-        """End leases that nobody extended. Returns in how many milliseconds to look again."""
-        if (patience_s := self._patience_s()) > 0:
-            return round(patience_s * 1_000)
+        """End leases that nobody extended. Returns for how many milliseconds they are spared."""
         names = {"now_ms": steady_ms, "slice": SLICE}
+        grace_s = self._outages.grace_s()
+        if grace_s:
+            if self._outages.lasts:
+                # Only a commit that writes can show that it is over.
+                connection.execute(sql.TOUCH_EXPIRED, names)
+            return math.ceil(grace_s * 1000)
         rows = connection.execute(sql.EXPIRED, names).fetchall()
         self._end(connection, rows, "the lease ended: its holder was frozen or cut off", now_ms)
         return 0
@@ -97,13 +97,3 @@ class Undertaker:
         if crashes >= self._max_crashes - 1:
             return _ISOLATED
         return _QUARANTINED if crashes >= SUSPECT_CRASHES else _READY
-
-    def _patience_s(self) -> float:
-        """How long to wait before leases that are over are ended; once, however long it goes on."""
-        now = time.monotonic()
-        if self._patient_until is None and self._is_behind():
-            self._patient_until = now + GRACE_S
-        left_s = 0.0 if self._patient_until is None else self._patient_until - now
-        if left_s <= 0:
-            self._patient_until = None
-        return left_s

@@ -225,6 +225,12 @@ EXPIRED: Final = """
 SELECT id, type, data, options, ordering_key, crashes FROM kvqueue_messages
  WHERE state = 3 AND lease_until_ms <= :now_ms ORDER BY lease_until_ms LIMIT :slice
 """
+# Something else than before, because SQLite writes nothing where nothing changes.
+TOUCH_EXPIRED: Final = """
+UPDATE kvqueue_messages SET lease_until_ms = lease_until_ms - 1
+ WHERE id = (SELECT id FROM kvqueue_messages
+              WHERE state = 3 AND lease_until_ms <= :now_ms ORDER BY lease_until_ms LIMIT 1)
+"""
 HELD_BY: Final = """
 SELECT id, type, data, options, ordering_key, crashes FROM kvqueue_messages
  WHERE state = 3 AND holder = :holder LIMIT :slice

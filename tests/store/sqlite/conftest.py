@@ -19,8 +19,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def settings() -> KvQueueSettings:
-    # A third of the lease is how long it waits for locks.
-    return KvQueueSettings(lease_s=1, max_crashes=3)
+    return KvQueueSettings(max_crashes=3)
 
 
 @pytest.fixture

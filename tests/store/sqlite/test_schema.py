@@ -13,11 +13,13 @@ from kvqueue_fastapi.errors import SchemaTooNewError
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import AnyStore, open_store
 from kvqueue_fastapi.store.migrations import Migration, load_migrations
+from kvqueue_fastapi.store.sqlite.connection import Patience
 from kvqueue_fastapi.store.sqlite.schema import PACKAGE, migrate
 from tests.store.given import claim, claimed_ids, ending, mail, send
 from tests.store.sqlite.opener import visit, visit_all
 
 KNOWN = load_migrations(PACKAGE)
+PATIENCE = Patience(lease_s=3)
 NEXT = Migration(
     number=len(KNOWN) + 1,
     name="note",
@@ -90,7 +92,7 @@ async def test_older_code_goes_on_beside_an_additive_migration(
 ) -> None:
     before = await send(store, mail("old"))
 
-    migrate(foreign, 1, (*KNOWN, NEXT))
+    migrate(foreign, PATIENCE, (*KNOWN, NEXT))
     after = await send(store, mail("old"))
     held = await claim(store)
 
@@ -101,7 +103,7 @@ async def test_older_code_goes_on_beside_an_additive_migration(
 async def test_older_code_can_start_after_an_additive_migration(
     store: AnyStore, foreign: sqlite3.Connection, path: Path, settings: KvQueueSettings
 ) -> None:
-    migrate(foreign, 1, (*KNOWN, NEXT))
+    migrate(foreign, PATIENCE, (*KNOWN, NEXT))
 
     second = await open_store(str(path), settings)
     sent = await send(second, mail())
@@ -114,8 +116,8 @@ async def test_older_code_can_start_after_an_additive_migration(
 
 
 async def test_migration_is_applied_once(store: AnyStore, foreign: sqlite3.Connection) -> None:
-    migrate(foreign, 1, (*KNOWN, NEXT))
-    migrate(foreign, 1, (*KNOWN, NEXT))
+    migrate(foreign, PATIENCE, (*KNOWN, NEXT))
+    migrate(foreign, PATIENCE, (*KNOWN, NEXT))
 
     assert foreign.execute("SELECT applied FROM kvqueue_schema").fetchone() == (NEXT.number,)
     assert foreign.execute("PRAGMA index_info(kvqueue_noted)").fetchone()[2] == "note"
@@ -127,7 +129,7 @@ async def test_migration_that_fails_leaves_nothing(
     bad = Migration(NEXT.number, "bad", 1, "CREATE TABLE kvqueue_half (id);\nNONSENSE;\n")
 
     with pytest.raises(sqlite3.OperationalError):
-        migrate(foreign, 1, (*KNOWN, bad))
+        migrate(foreign, PATIENCE, (*KNOWN, bad))
 
     assert foreign.execute("SELECT applied FROM kvqueue_schema").fetchone() == (len(KNOWN),)
     assert (

@@ -1,0 +1,60 @@
+"""Times in which nobody could write, so that none who lived through one is taken for dead."""
+
+import math
+import sqlite3
+import time
+from typing import Final
+
+GRACE_S: Final = 1.0
+"""At the most. It is longer than a lease keeper rests."""
+_GRACE_SHARE: Final = 0.25
+"""Of a lease; it is longer than a lease keeper rests where leases are short."""
+_UNSEEN_SHARE: Final = 0.4
+"""Of a lease: a holder has more than that left, because it prolongs before half of it is gone."""
+
+
+class Outages:
+    """Remembers when this process could not write, which holds for all others as well.
+
+    While another program holds the lock, or the disk is full, no holder can prolong a lease.
+    When that is over, each has a moment for it before leases that ran out meanwhile are ended.
+    A process that was itself frozen has seen no others prolong theirs, and waits as well.
+
+    Args:
+        lease_s: how long a lease lasts.
+
+    Attributes:
+        lasts: whether the disk refuses what is written.
+    """
+
+    def __init__(self, lease_s: float) -> None:
+        self._unseen_s = lease_s * _UNSEEN_SHARE
+        self._grace_s = min(lease_s * _GRACE_SHARE, GRACE_S)
+        self._seen_at = time.monotonic()
+        self._over_at = -math.inf
+        self.lasts = False
+
+    def has_lock(self) -> None:
+        """A transaction begins. That none did for long may be because none could."""
+        now = time.monotonic()
+        if now - self._seen_at > self._unseen_s:
+            self._over_at = now
+        self._seen_at = now
+
+    def has_written(self) -> None:
+        """Something has been committed."""
+        if self.lasts:
+            self.lasts, self._over_at = False, time.monotonic()
+
+    def has_failed(self, error: sqlite3.Error) -> None:
+        """A transaction has failed; where the disk is to blame, an outage begins."""
+        self.lasts = self.lasts or getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_DISK
+
+    def grace_s(self) -> float:
+        """For how long leases that ran out are not to be ended."""
+        if self.lasts:
+            return self._grace_s
+        return max(0.0, self._over_at + self._grace_s - time.monotonic())
+
+
+_OF_THE_DISK: Final = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)
