@@ -30,7 +30,8 @@ LAST_ID: Final = "SELECT seq FROM sqlite_sequence WHERE name = 'kvqueue_messages
 # Only the head of a key is ready or delayed; whatever ends or adds a head calls this.
 PROMOTE_HEADS: Final = """
 UPDATE kvqueue_messages
-   SET state = CASE WHEN due_at_ms > :now_ms THEN 1 ELSE lane END
+   -- by both times, because a clock that was set back must not delay what was sent without a delay
+   SET state = CASE WHEN due_at_ms > max(:now_ms, sent_at_ms) THEN 1 ELSE lane END
  WHERE state = 2
    AND id IN (SELECT (SELECT id FROM kvqueue_messages
                        WHERE ordering_key = keys.value ORDER BY id LIMIT 1)
