@@ -11,8 +11,10 @@ import random
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
+from injector import Injector, InstanceProvider
 from pydantic import BaseModel
 
 from kvqueue_fastapi import (
@@ -24,6 +26,8 @@ from kvqueue_fastapi import (
     SendOptions,
     on_queue_message,
 )
+from kvqueue_fastapi.store.base import Clock
+from kvqueue_fastapi.store.sqlite.engine import SystemClock
 
 CONFIG: dict[str, Any] = json.loads(sys.argv[1])
 DATABASE: str = CONFIG["database"]
@@ -82,6 +86,22 @@ def module(*, listen: bool) -> KvQueueModule:
 
 async def listen() -> None:
     async with module(listen=True).running():
+        note("ready")
+        await asyncio.Event().wait()
+
+
+class WrongClock(SystemClock):
+    """Its wall clock is wrong by as many milliseconds as a file says."""
+
+    def wall_ms(self) -> int:
+        return super().wall_ms() + int(Path(CONFIG["clock"]).read_text())
+
+
+async def listen_by_a_wrong_clock() -> None:
+    """Listen, while the test sets the wall clock."""
+    clock = InstanceProvider(WrongClock())
+    queue = module(listen=True)
+    async with queue.running(Injector([queue, lambda binder: binder.bind(Clock, to=clock)])):
         note("ready")
         await asyncio.Event().wait()
 
