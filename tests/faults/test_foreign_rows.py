@@ -24,6 +24,7 @@ from tests.faults.foreign import (
     LEAST,
     MOST,
     NO_UTF8,
+    Beside,
     Row,
     beside,
     dead_letters,
@@ -190,6 +191,10 @@ async def test_listener_of_types_that_are_none_is_shown_without_them(
     assert "could not claim" not in caplog.text
 
 
+async def is_gone(found: Beside, message_id: int) -> bool:
+    return await found.bench.admin.message(message_id) is None
+
+
 async def test_largest_id_is_handled_and_then_no_id_is_left_until_it_is_mended(
     tmp_path: Path,
 ) -> None:
@@ -198,6 +203,7 @@ async def test_largest_id_is_handled_and_then_no_id_is_left_until_it_is_mended(
         await found.seen.reach(1)
         found.write("kvqueue_messages", {"id": MOST, "type": "good"})
         await found.seen.reach(2)
+        await until(lambda: is_gone(found, MOST))
 
         with pytest.raises(StoreError, match=f"no message id is left.* id {MOST}, .*seq of kvq"):
             await found.bench.queue.send_message("good", "good")
