@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
 
 from kvqueue_fastapi.errors import KvQueueClosedError
@@ -94,4 +95,5 @@ class LeaseKeeper:
     def _complain(self, error: Exception) -> None:
         if time.monotonic() - self._complained_at >= COMPLAIN_S:
             self._complained_at = time.monotonic()
-            log.error("The lease keeper could not do its duty; it tries again", exc_info=error)
+            with suppress(Exception):  # no log that fails may end it
+                log.error("The lease keeper could not do its duty; it tries again", exc_info=error)

@@ -134,7 +134,8 @@ class Listener:
                     await self._tidy()
                 errors = 0
             except Exception:
-                log.exception("The listener could not claim; it tries again")
+                with contextlib.suppress(Exception):  # no log that fails may end it
+                    log.exception("The listener could not claim; it tries again")
                 if not self._stopping:
                     self._wake.clear()
                 pause_s = BACKOFF_S[min(errors, len(BACKOFF_S) - 1)]

@@ -1,9 +1,9 @@
 """Writes down how claims ended, many in one go, until the store has taken them."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 from kvqueue_fastapi.message import Hold
@@ -76,20 +76,22 @@ class Settler:
                 # Else this process has claimed it anew, after a lease that was lost.
                 del self._holds[settlement.id]
             if not was_held and settlement.outcome is not Outcome.RELEASE:
-                log.warning(
-                    "Message %d was settled too late: its lease was lost, and another process "
-                    "may have handled it as well",
-                    settlement.id,
-                )
+                with suppress(Exception):  # no log that fails may end it
+                    log.warning(
+                        "Message %d was settled too late: its lease was lost, and another "
+                        "process may have handled it as well",
+                        settlement.id,
+                    )
 
     async def _take_back(self, refused: Sequence[Settlement], error: Exception) -> None:
         is_last = self._finish.is_set()
-        log.error(
-            "%d messages could not be settled; %s",
-            len(refused),
-            "they come again" if is_last else "the listener tries again",
-            exc_info=error,
-        )
+        with suppress(Exception):  # no log that fails may end it
+            log.error(
+                "%d messages could not be settled; %s",
+                len(refused),
+                "they come again" if is_last else "the listener tries again",
+                exc_info=error,
+            )
         if is_last:
             # Nobody prolongs them any more, so that they come again soon.
             for settlement in refused:
@@ -102,5 +104,5 @@ class Settler:
     async def _rest(self) -> None:
         pause_s = BACKOFF_S[min(self._refusals, len(BACKOFF_S) - 1)]
         self._refusals += 1
-        with contextlib.suppress(TimeoutError):
+        with suppress(TimeoutError):
             await asyncio.wait_for(self._finish.wait(), pause_s)
