@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+import os
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from anyio import CapacityLimiter
 
@@ -76,6 +78,7 @@ class Dispatcher:
         self._is_stopping = is_stopping
         self._redaction = redaction
         self._threads = CapacityLimiter(settings.sync_concurrency)
+        self._pid = os.getpid()
 
     async def handle(self, hold: Hold) -> Settlement | None:
         """Handle one message.
@@ -111,6 +114,7 @@ class Dispatcher:
     def _ended_by(
         self, error: BaseException, handler: Handler, hold: Hold, options: Options
     ) -> Settlement | None:
+        error = _meant(error, handler)
         is_ours = self._is_stopping() and _comes_of_cancelling(error)
         if not hold.settled:
             if is_ours:
@@ -136,7 +140,7 @@ class Dispatcher:
         if not handler.is_async:
             return await self._run_in_thread(handler, hold, payload, message, options)
         if handler.timeout_s is None:
-            await handler.call(payload, message, self._table.resolve)
+            await self._await(handler, payload, message)
         else:
             await self._run_in_time(handler, handler.timeout_s, payload, message)
         return True
@@ -147,12 +151,19 @@ class Dispatcher:
         limit = asyncio.timeout(timeout_s)
         try:
             async with limit:
-                await handler.call(payload, message, self._table.resolve)
+                await self._await(handler, payload, message)
         except TimeoutError as error:
             if limit.expired():
                 msg = f"{handler.name} took longer than its timeout of {timeout_s:g} s"
                 raise TimeoutError(msg) from error
             raise
+
+    async def _await(self, handler: Handler, payload: Any, message: Message[Any]) -> None:
+        try:
+            await handler.call(payload, message, self._table.resolve)
+        finally:
+            if os.getpid() != self._pid:
+                _end_child(handler)
 
     async def _run_in_thread(
         self, handler: Handler, hold: Hold, payload: Any, message: Message[Any], options: Options
@@ -163,8 +174,14 @@ class Dispatcher:
             elif ended := self._ended_by(error, handler, hold, options):
                 self._settle_late(hold, ended)
 
-        call = ThreadCall(lambda: handler.call(payload, message, self._table.resolve), late=late)
-        return await call.run(self._threads)
+        def work() -> None:
+            try:
+                handler.call(payload, message, self._table.resolve)
+            finally:
+                if os.getpid() != self._pid:
+                    _end_child(handler)
+
+        return await ThreadCall(work, late=late).run(self._threads)
 
     def _verdict(
         self, handler: Handler, claim: Claim, options: Options, error: BaseException
@@ -245,7 +262,8 @@ class Dispatcher:
         told = self._redaction.of_error(claim.type, _as_raised(error))
         args = (claim.type, claim.id, *figures, told.text)
         line = f"%.255s %d {how}: %s"
-        log.log(level, line, *args, exc_info=told.exc_info, extra=_record(claim))
+        with suppress(Exception):  # no log that fails may end the listener
+            log.log(level, line, *args, exc_info=told.exc_info, extra=_record(claim))
 
 
 async def _settling_ended(hold: Hold) -> None:
@@ -259,6 +277,36 @@ def failure_of(error: BaseException) -> Failure:
     """What is kept of an error: its type and text, and both ends of its traceback."""
     text, trace = error_text(error), error_trace(_as_raised(error))
     return Failure(_storable(cut_text(text)), _storable(cut_trace(trace)))
+
+
+def _meant(error: BaseException, handler: Handler) -> BaseException:
+    """The verdict that is alone in a group: a TaskGroup puts even one error into a group."""
+    lone = error
+    while isinstance(lone, BaseExceptionGroup) and len(lone.exceptions) == 1:
+        lone = lone.exceptions[0]
+    return lone if isinstance(lone, (Reject, RetryLater, *handler.give_up_on)) else error
+
+
+def _end_child(handler: Handler) -> NoReturn:
+    """End a child that its handler has forked and that came back from it.
+
+    It would go on as a second listener, without threads, on the event loop of its parent.
+    """
+    error = sys.exception()
+    status = 1
+    try:
+        if isinstance(error, SystemExit):
+            code = error.code
+            status = code & 0xFF if isinstance(code, int) else int(code is not None)
+        else:
+            log.critical(
+                "%s has forked, and its child came back from it. The child is ended here: let it "
+                "end by os._exit within the handler.",
+                handler.name,
+                exc_info=error,
+            )
+    finally:
+        os._exit(status)
 
 
 def _as_raised(error: BaseException) -> Raised:
@@ -293,7 +341,11 @@ def _storable(text: str) -> str:
 def _comes_of_cancelling(error: BaseException) -> bool:
     # Also where being cancelled made the handler fail.
     found: BaseException | None = error
+    seen: set[int] = set()
     while found is not None and not isinstance(found, TimeoutError | Reject | RetryLater):
+        if id(found) in seen:  # somebody has made a ring of them
+            return False
+        seen.add(id(found))
         # What still uses the store then has failed by our closing it.
         if isinstance(found, asyncio.CancelledError | KvQueueClosedError):
             return True

@@ -127,15 +127,19 @@ EVERYTHING: Final = Redaction()
 
 def error_text(error: BaseException) -> str:
     """The type and text of an error, at full length."""
+    # Whatever an error does while it is shown, its message must be settled.
     try:
         return f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001 because an error's own __str__ may fail
+    except BaseException:  # noqa: BLE001 because it is the error's own __str__ that fails
         return type(error).__name__
 
 
 def error_trace(raised: Raised) -> str:
     """The traceback of an error, with its causes, at full length."""
-    return "".join(traceback.format_exception(*raised))
+    try:
+        return "".join(traceback.format_exception(*raised))
+    except BaseException:  # noqa: BLE001 because it is what hangs on the error that cannot be shown
+        return "".join(traceback.format_tb(raised[2])) + error_text(raised[1])
 
 
 def cut_text(text: str) -> str:
