@@ -160,7 +160,10 @@ def _is_short(error: BaseException) -> bool:
     """Whether an error, its causes and its notes can be logged as they are."""
     size = 0
     for one in _with_causes(error):
-        notes = getattr(one, "__notes__", None)
+        try:
+            notes = getattr(one, "__notes__", None)
+        except BaseException:  # noqa: BLE001 because it is the error's own attribute that fails
+            return False
         texts = [error_text(one), *(notes if isinstance(notes, list) else ())]
         size += sum(len(text) for text in texts if isinstance(text, str))
         if size > MAX_TEXT_CHARACTERS:
