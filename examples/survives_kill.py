@@ -1,234 +1,249 @@
-"""Kill a shop twice while it works, and count what is lost.
+"""The server is killed twice with SIGKILL and nothing is lost; then the same without a queue.
 
     python examples/survives_kill.py
 
-A shop takes 200 orders over HTTP and packs each one after it has answered. On the way it is
-killed with SIGKILL twice and started again. First it leaves the packing to a KvQueue, then to
-FastAPI's BackgroundTasks; nothing else differs.
+A shop takes 200 orders over HTTP and works on two at a time. At its 70th and at its 140th answer
+it is killed, with orders waiting, in hand and on their way in, and opened again. First its route
+sends a message, then it adds a task to FastAPI's `BackgroundTasks`; all else is the same.
 
-Every order has a number. A customer who gets no answer, because the shop was killed, asks again
-with the same number, until one comes: "sent" counts answers. "handled" counts the numbers in a
-ledger to which the packing adds a line at its end, "twice" those that are there more than once.
-What is sent and never handled is lost. It takes about 15 s, and fails if the queue lost anything.
+`sent` are the orders answered with 202; one without an answer is sent again with its idempotency
+key. `handled` are those in the ledger, a line of each at the end of its work; twice, if the server
+died before the queue noted that end (examples/idempotency.py). Status 1: the queue lost something.
 """
 
 import asyncio
 import os
-import random
+import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
+import threading
 import time
-import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from http.client import HTTPException
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import uvicorn
-from fastapi import BackgroundTasks, FastAPI
-from pydantic import BaseModel
+from fastapi import BackgroundTasks, FastAPI, Header
 
-from kvqueue_fastapi import KvQueueDep, KvQueueModule, on_queue_message
+from kvqueue_fastapi import Injected, KvQueueAdmin, KvQueueDep, KvQueueModule, on_queue_message
 
 ORDERS: Final = 200
-KILLS: Final = (70, 140)
-"""After how many answers."""
-CUSTOMERS: Final = 8
-PACKING_S: Final = (0.05, 0.15)
-QUIET_S: Final = 3.0
-"""When nothing was handled for so long, nothing more will be."""
+KILL_AT: Final = (70, 140)
+CUSTOMERS: Final = 12
+PAUSE_S: Final = 0.1
+WORK_S: Final = 0.03
+AT_ONCE: Final = 2
+PATIENCE_S: Final = 120
 
-# --- the shop, twice: this part runs in a process of its own, which is killed ----------------
+# --- the shop, which runs in a process of its own ------------------------------------------
 
-
-class Order(BaseModel):
-    number: int
+KeyHeader = Annotated[str, Header(alias="Idempotency-Key")]
 
 
-@on_queue_message("order.placed", concurrency=20)
-async def pack(order: Order) -> None:
-    await asyncio.sleep(random.uniform(*PACKING_S))
-    ledger = os.open(os.environ["LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(ledger, f"{order.number}\n".encode())
-    os.close(ledger)
+async def work(number: int, ledger: Path) -> None:
+    await asyncio.sleep(WORK_S)
+    with ledger.open("a") as file:
+        file.write(f"{number}\n")
 
 
-def shop_with_queue() -> FastAPI:
+def shop_with_queue(ledger: Path) -> FastAPI:
+    @on_queue_message("order.placed", concurrency=AT_ONCE)
+    async def handle(number: int) -> None:
+        await work(number, ledger)
+
     app = FastAPI()
-    KvQueueModule(os.environ["LEDGER"] + ".db", consumers=[pack]).install(app)
+    KvQueueModule(str(ledger.with_suffix(".db")), consumers=[handle]).install(app)
 
-    @app.post("/orders", status_code=202)
-    async def place_order(order: Order, queue: KvQueueDep) -> None:
-        # On disk when it returns. Asked again with the same key, it is not stored again.
-        await queue.send_message("order.placed", order, idempotency_key=str(order.number))
+    @app.post("/orders/{number}", status_code=202)
+    async def place(number: int, queue: KvQueueDep, idempotency_key: KeyHeader) -> None:
+        await queue.send_message("order.placed", number, idempotency_key=idempotency_key)
+
+    @app.get("/left")
+    async def left(admin: Annotated[KvQueueAdmin, Injected(KvQueueAdmin)]) -> int:
+        return len(await admin.messages(limit=ORDERS))
 
     return app
 
 
-def shop_with_background_tasks() -> FastAPI:
+def shop_with_background_tasks(ledger: Path) -> FastAPI:
     app = FastAPI()
+    at_once = asyncio.Semaphore(AT_ONCE)
+    unhandled: set[int] = set()
 
-    @app.post("/orders", status_code=202)
-    async def place_order(order: Order, tasks: BackgroundTasks) -> None:
-        tasks.add_task(pack, order)
+    async def handle(number: int) -> None:
+        async with at_once:
+            await work(number, ledger)
+        unhandled.discard(number)
+
+    @app.post("/orders/{number}", status_code=202)
+    async def place(number: int, tasks: BackgroundTasks) -> None:
+        unhandled.add(number)
+        tasks.add_task(handle, number)
+
+    @app.get("/left")
+    async def left() -> int:
+        return len(unhandled)
 
     return app
 
 
-SHOPS: Final = {"KvQueue": shop_with_queue, "BackgroundTasks": shop_with_background_tasks}
+SHOPS: Final = {"queue": shop_with_queue, "BackgroundTasks": shop_with_background_tasks}
 
-# --- the trial: starts a shop, sends, kills, counts ------------------------------------------
+# --- the customers, and who opens the shop again -------------------------------------------
 
 
-class Trial:
-    """One shop, its customers, and its ledger."""
+class Round:
+    def __init__(self, way: str, directory: Path) -> None:
+        self.way, self.state = way, ""
+        self.answered: set[int] = set()
+        self.sent_again = self.kills = 0
+        self._numbers = iter(range(1, ORDERS + 1))  # the next customer takes the next one
+        self._ledger = directory / way
+        self._ledger.touch()
+        # Held here, as systemd would: between two lives of the server the port stays the shop's.
+        self._door = socket.create_server(("127.0.0.1", 0))
 
-    def __init__(self, name: str, directory: str) -> None:
-        self.name = name
-        self.ended = False
-        self.answered: set[str] = set()
-        self._ledger = Path(directory, name)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port: int = free.getsockname()[1]
-        self.open()
+    def handled(self) -> Counter[int]:
+        """Each order that was, and how often."""
+        return Counter(map(int, self._ledger.read_text().split()))
 
-    @property
-    def handled(self) -> Counter[str]:
-        """How often each order was."""
-        return Counter(self._ledger.read_text().split() if self._ledger.exists() else [])
+    def lost(self) -> int:
+        return len(self.answered - self.handled().keys())
 
-    @property
-    def missing(self) -> int:
-        """How many orders were answered and not handled."""
-        return len(self.answered.difference(self.handled))
+    async def play(self) -> None:
+        began = time.monotonic()
+        with self._door:
+            async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
+                keeper = group.create_task(self._keep_open())
+                await asyncio.gather(*(self._order() for _ in range(CUSTOMERS)))
+                self.state = "working off the rest"
+                while not (await self._ask("GET /left")).endswith(b"\r\n0"):  # noqa: ASYNC110 because only the shop knows
+                    await asyncio.sleep(PAUSE_S)
+                keeper.cancel()
+        self.state = f"done in {time.monotonic() - began:.1f} s"
 
-    def has_answered(self, count: int) -> bool:
-        return len(self.answered) >= count
-
-    def order(self, number: int) -> None:
-        """Be a customer: ask until there is an answer."""
-        url, body = f"http://127.0.0.1:{self._port}/orders", Order(number=number).model_dump_json()
-        headers = {"content-type": "application/json"}
-        while not self.ended:
-            request = urllib.request.Request(url, body.encode(), headers)
+    async def _keep_open(self) -> None:
+        door = self._door.fileno()
+        command = (sys.executable, __file__, self.way, str(self._ledger), str(door))
+        while True:
+            # Ctrl+C does not reach another process group: it is ended here.
+            self._server = await asyncio.create_subprocess_exec(
+                *command, pass_fds=[door], process_group=0, stdin=asyncio.subprocess.PIPE
+            )
             try:
-                urllib.request.urlopen(request, timeout=5).close()  # noqa: S310 because it is http
-            except (OSError, HTTPException):
-                time.sleep(0.05)
-            else:
-                self.answered.add(str(number))
-                return
-
-    def open(self) -> None:
-        environment = {**os.environ, "LEDGER": str(self._ledger), "PORT": str(self._port)}
-        command = [sys.executable, __file__, self.name]
-        self._shop = subprocess.Popen(command, env=environment)  # noqa: S603 because it is this file
-
-    def is_open(self) -> bool:
-        if self._shop.poll() is not None:
-            sys.exit("The shop could not be opened; see what it said above.")
-        try:
-            socket.create_connection(("127.0.0.1", self._port), timeout=1).close()
-        except OSError:
-            return False
-        return True
-
-    def kill(self) -> None:
-        self._shop.send_signal(signal.SIGKILL)
-        self._shop.wait()
-
-    def end(self) -> None:
-        self.ended = True
-        self.kill()
-
-
-def run(trial: Trial) -> Iterator[str]:
-    """Do all of it. Yields what happens now, again and again."""
-    yield from until(trial.is_open, "the shop opens")
-    with ThreadPoolExecutor(CUSTOMERS) as customers:
-        for number in range(ORDERS):
-            customers.submit(trial.order, number)
-            # So that they do not come all at once.
-            customers.submit(time.sleep, 0.05)
-        for count in KILLS:
-            yield from until(partial(trial.has_answered, count), "the shop is open")
-            trial.kill()
-            news = f"SIGKILL after {len(trial.answered)} orders, {trial.missing} not yet handled"
-            trial.open()
-            yield from until(trial.is_open, news)
-        yield from until(partial(trial.has_answered, ORDERS), "the shop is open")
-    handled, changed_at = 0, time.monotonic()
-    while trial.missing and time.monotonic() - changed_at < QUIET_S:
-        if sum(trial.handled.values()) != handled:
-            handled, changed_at = sum(trial.handled.values()), time.monotonic()
-        yield "all orders are sent"
-    trial.end()
-
-
-def until(holds: Callable[[], bool], news: str) -> Iterator[str]:
-    while not holds():
-        yield news
-
-
-# --- what is shown ---------------------------------------------------------------------------
-
-BAR: Final = 24
-HEAD: Final = f"{'':15}  {'':{BAR}} {'sent':>7} {'handled':>8} {'twice':>6} {'lost':>6}"
-
-
-def row(trial: Trial) -> str:
-    sent, handled = len(trial.answered), trial.handled
-    twice = sum(times > 1 for times in handled.values())
-    lost = trial.missing if trial.ended else "?"
-    done, taken = BAR * len(handled) // ORDERS, BAR * sent // ORDERS
-    bar = f"{'█' * done + '▒' * (taken - done):·<{BAR}}"
-    return f"{trial.name:15}  {bar} {sent:7} {len(handled):8} {twice:6} {lost:>6}"
-
-
-def show_live(trial: Trial) -> None:
-    """On a terminal: a row and a line below it, drawn again and again."""
-    for news in run(trial):
-        print(f"{row(trial)}\n  {news}\033[K", end="\r\033[A", flush=True)
-        time.sleep(0.02)
-    print(f"{row(trial)}\n\033[K", end="")
-
-
-def show_plainly(trial: Trial) -> None:
-    """In a file or a pipe: a line when something else happens."""
-    before = ""
-    for news in run(trial):
-        if news != before:
-            print(f"{trial.name}: {news}", flush=True)
-        before = news
-        time.sleep(0.02)
-
-
-def main() -> int:
-    missing, rows = {}, []
-    live = sys.stdout.isatty()
-    print(HEAD if live else f"{ORDERS} orders each, and SIGKILL twice")
-    with tempfile.TemporaryDirectory() as directory:
-        for name in SHOPS:
-            trial = Trial(name, directory)
-            try:
-                (show_live if live else show_plainly)(trial)
+                status = await self._server.wait()
             finally:
-                trial.end()
-            missing[name] = trial.missing
-            rows.append(row(trial))
-    if not live:
-        print(HEAD, *rows, sep="\n")
-    return 1 if missing["KvQueue"] else 0
+                if self._server.returncode is None:
+                    self._server.kill()
+                    await self._server.wait()
+            if status != -signal.SIGKILL:
+                raise ChildProcessError(status)  # it has said why
+            self.kills += 1
+            self.state = f"reopened after kill {self.kills}"
+
+    async def _order(self) -> None:
+        for number in self._numbers:
+            while b" 202 " not in await self._ask(f"POST /orders/{number}", f"order-{number}"):
+                self.sent_again += 1
+            self.answered.add(number)
+            if len(self.answered) in KILL_AT:
+                self._server.kill()
+            await asyncio.sleep(PAUSE_S)
+
+    async def _ask(self, what: str, key: str = "") -> bytes:
+        reader, writer = await asyncio.open_connection(*self._door.getsockname())
+        head = f"{what} HTTP/1.1\r\nHost: shop\r\nConnection: close\r\nContent-Length: 0"
+        writer.write(f"{head}\r\nIdempotency-Key: {key}\r\n\r\n".encode())
+        with closing(writer), suppress(ConnectionError):
+            return await reader.read()
+        return b""
+
+
+# --- what there is to see ------------------------------------------------------------------
+
+LABELS: Final = ("", "", "sent", "handled", "lost", "handled twice", "sent again", "killed", "")
+LABEL: Final = 15
+COLUMN: Final = 25
+
+
+class Screen:
+    """The table, redrawn in place; where that cannot be, a line for each new state."""
+
+    def __init__(self, rounds: list[Round]) -> None:
+        wide_enough = shutil.get_terminal_size().columns > LABEL + len(rounds) * (2 + COLUMN)
+        self.live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and wide_enough
+        self._colour = self.live and not os.environ.get("NO_COLOR")
+        self._rounds = rounds
+        self._shown: list[str] = []
+
+    async def follow(self) -> None:
+        while True:
+            self.show()
+            await asyncio.sleep(0.08)
+
+    def show(self) -> None:
+        if self.live:
+            back = f"\x1b[{len(self._shown)}F" if self._shown else ""
+            self._shown = self.table()
+            print(back + "".join(f"{line}\x1b[K\n" for line in self._shown), end="", flush=True)
+            return
+        for each in self._rounds:
+            way, bar, sent, handled, *_, state = self._column(each)
+            if state and f"{way} {state}" not in self._shown:
+                self._shown.append(f"{way} {state}")
+                counts = f"{sent:>3} sent  {handled:>3} handled"
+                print(f"{way:<{LABEL}}  {bar}  {counts}  {state}", flush=True)
+
+    def table(self) -> list[str]:
+        return [
+            f"{label:<{LABEL}}" + "".join(f"  {cell:>{COLUMN}}" for cell in cells)
+            for label, *cells in zip(LABELS, *map(self._column, self._rounds), strict=True)
+        ]
+
+    def accent(self, text: str) -> str:
+        return f"\x1b[32m{text}\x1b[0m" if self._colour else text
+
+    def _column(self, each: Round) -> tuple[str | int, ...]:
+        handled = each.handled()
+        done, known = (COLUMN * len(n) // ORDERS for n in (handled, handled.keys() | each.answered))
+        bar = self.accent("━" * done) + "╌" * (known - done) + "·" * (COLUMN - known)
+        lost = each.lost() if each.state.startswith("done") else "?"
+        twice = sum(times > 1 for times in handled.values())
+        counts = (len(each.answered), len(handled), lost, twice, each.sent_again, each.kills)
+        return (each.way, bar, *counts, each.state)
+
+
+async def main(directory: Path) -> int:
+    """Play both rounds. Returns how many orders the queue lost."""
+    rounds = [Round(way, directory) for way in SHOPS]
+    screen = Screen(rounds)
+    print(f"{ORDERS} orders, and SIGKILL at the {KILL_AT[0]}th and the {KILL_AT[1]}th answer\n")
+    following = asyncio.create_task(screen.follow())
+    for each in rounds:
+        await each.play()
+    following.cancel()
+    screen.show()
+    if not screen.live:
+        print("", *screen.table(), sep="\n")
+    lost, others = (each.lost() for each in rounds)
+    verdict = screen.accent(f"The queue lost {lost or 'nothing'}.")
+    print(f"\n{verdict} BackgroundTasks lost {others} of {ORDERS}.")
+    return lost
 
 
 if __name__ == "__main__":
-    if shop := SHOPS.get("".join(sys.argv[1:])):
-        uvicorn.run(shop(), port=int(os.environ["PORT"]), log_level="critical")
+    if len(sys.argv) > 1:
+        # Nobody writes to it: it ends when the process that started this one does.
+        threading.Thread(target=lambda: os._exit(len(os.read(0, 1))), daemon=True).start()
+        way, ledger, door = sys.argv[1:]
+        server = uvicorn.Server(uvicorn.Config(SHOPS[way](Path(ledger)), log_level="warning"))
+        server.run(sockets=[socket.socket(fileno=int(door))])
     else:
-        sys.exit(main())
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+        with tempfile.TemporaryDirectory() as directory, suppress(KeyboardInterrupt):
+            sys.exit(asyncio.run(main(Path(directory))) > 0)
+        sys.exit(130)

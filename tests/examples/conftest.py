@@ -31,7 +31,7 @@ def run_example(tmp_path: Path) -> Callable[[str], list[str]]:
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
         assert ended.returncode == 0, ended.stdout + ended.stderr
