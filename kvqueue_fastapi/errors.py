@@ -36,9 +36,20 @@ def shown(value: object, characters: int = 80) -> str:
 
 
 class KvQueueNotStartedError(KvQueueError):
-    """The queue is used before its store is open, or on another event loop than its own."""
+    """The queue is used before its store is open, or on another event loop than its own.
 
-    def __init__(self, *, is_elsewhere: bool = False) -> None:
+    Or in a process that was forked from that which has it.
+    """
+
+    def __init__(self, *, is_elsewhere: bool = False, is_forked: bool = False) -> None:
+        if is_forked:
+            super().__init__(
+                "The queue is not started in this process: it was forked from one where the queue "
+                "runs, and has neither its threads nor its locks. Start the queue after the fork, "
+                'or make the process by multiprocessing\'s "spawn"; let a forked child end by '
+                "os._exit."
+            )
+            return
         where = " on this event loop, but on another one" if is_elsewhere else ""
         super().__init__(
             f"The queue is not started{where}. It opens with the app's lifespan: in tests use "

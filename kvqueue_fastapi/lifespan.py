@@ -87,7 +87,8 @@ class Runtime:
             try:
                 yield
             finally:
-                await to_the_end(asyncio.create_task(self._subscriptions.close()))
+                if not self._handle.is_inherited:
+                    await to_the_end(asyncio.create_task(self._subscriptions.close()))
 
     @asynccontextmanager
     async def listening(self) -> AsyncGenerator[None]:
@@ -108,10 +109,11 @@ class Runtime:
         finally:
             # Also where this process does not listen by itself, somebody may have called
             # listen_queue; and the grace of both is one.
-            stops = [self._subscriptions.stop_listening()]
-            if listens:
-                stops.append(listener.stop())
-            await _stopped(*stops)
+            if not self._handle.is_inherited:
+                stops = [self._subscriptions.stop_listening()]
+                if listens:
+                    stops.append(listener.stop())
+                await _stopped(*stops)
 
 
 async def _stopped(*stops: Coroutine[Any, Any, None]) -> None:

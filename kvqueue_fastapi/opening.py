@@ -69,8 +69,14 @@ async def opened(
     try:
         yield
     finally:
-        handle.close()
-        await _close(store)
+        if handle.is_inherited:
+            log.warning(
+                "A forked child leaves the block in which its parent runs the queue. What is open "
+                "there is its parent's, the event loop above all: let a child end by os._exit."
+            )
+        else:
+            handle.close()
+            await _close(store)
 
 
 async def _open(url: str, settings: KvQueueSettings, clock: Clock | None) -> AnyStore:

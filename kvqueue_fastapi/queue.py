@@ -153,6 +153,8 @@ class KvQueue:
         async def send() -> int:
             return await self.send_message(message_type, data, **options)
 
+        # Here, because nobody runs the event loop to which a forked thread would hand it.
+        self._handle.require_own_process()
         try:
             anyio.from_thread.check_cancelled()
         except RuntimeError as error:

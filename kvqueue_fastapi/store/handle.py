@@ -1,6 +1,7 @@
 """What the faces hold, from before the store is open until after it is closed."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -28,6 +29,7 @@ class StoreHandle:
         self._admin: StoreAdmin | None = None
         self._was_open = False
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = 0
         self.adapter_of: AdapterOf = _nobody
         self.drain: Drain = _no_drain
 
@@ -36,7 +38,8 @@ class StoreHandle:
         """The open store, on the event loop on which it was opened.
 
         Raises:
-            KvQueueNotStartedError: it was never opened, or on another event loop.
+            KvQueueNotStartedError: it was never opened, or on another event loop, or in the
+                process that this one was forked from.
             KvQueueClosedError: it is closed again.
         """
         if self._store is None:
@@ -48,15 +51,26 @@ class StoreHandle:
         """Raise as `store` does where there is none; also without an event loop."""
         if self._store is None:
             raise self._not_open()
+        self.require_own_process()
 
     def require_here(self) -> None:
-        """Raise on another event loop than that of the open store.
+        """Raise on another event loop than that of the open store, or in a forked child.
 
         Raises:
             KvQueueNotStartedError: there it would be written to, and the answer never come.
         """
+        self.require_own_process()
         if _running_loop() is not self._loop:
             raise KvQueueNotStartedError(is_elsewhere=True)
+
+    def require_own_process(self) -> None:
+        """Raise where the open store is that of the process that this one was forked from.
+
+        Raises:
+            KvQueueNotStartedError: it is; nothing here would ever answer.
+        """
+        if self.is_inherited:
+            raise KvQueueNotStartedError(is_forked=True)
 
     @property
     def admin(self) -> StoreAdmin:
@@ -71,16 +85,21 @@ class StoreHandle:
         """Whether there is a store now."""
         return self._store is not None
 
+    @property
+    def is_inherited(self) -> bool:
+        """Whether the open store is that of the process that this one was forked from."""
+        return self._store is not None and self._pid != os.getpid()
+
     def open(self, store: Store, admin: StoreAdmin) -> None:
         """Hand the store out from now on."""
-        if self._store is not None:
+        if self._store is not None and not self.is_inherited:
             msg = (
                 "This queue is running already. Give each app a KvQueueModule of its own, "
                 "and use `running()` outside a running app."
             )
             raise KvQueueError(msg)
         self._store, self._admin, self._was_open = store, admin, True
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._pid = asyncio.get_running_loop(), os.getpid()
 
     def close(self) -> None:
         """Hand the store out no longer."""

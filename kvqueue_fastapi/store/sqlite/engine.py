@@ -37,6 +37,7 @@ from kvqueue_fastapi.store.sqlite.connection import (
     write_transaction,
 )
 from kvqueue_fastapi.store.sqlite.database_thread import DatabaseThread
+from kvqueue_fastapi.store.sqlite.forks import OpenFile
 from kvqueue_fastapi.store.sqlite.keys import in_parts, stored
 from kvqueue_fastapi.store.sqlite.leases import Undertaker, extend
 from kvqueue_fastapi.store.sqlite.listeners import Listeners
@@ -69,6 +70,7 @@ class SqliteStore:
 
     def __init__(self, path: str, settings: KvQueueSettings, clock: Clock) -> None:
         self._path = path
+        self._file = None if path == MEMORY else OpenFile(path)
         self._clock = clock
         self._retention_ms = round(settings.dead_letter_retention_s * 1000)
         self._patience = Patience(settings.lease_s)
@@ -112,7 +114,7 @@ class SqliteStore:
                 store._reader = await FileReader.open(path)
                 store.admin = SqliteAdmin(store._reader, store._transact, store._clock)
         except BaseException:
-            store._thread.close()
+            store._end_thread()
             raise
         return store
 
@@ -254,7 +256,7 @@ class SqliteStore:
             self._users -= 1
             is_last = self._users == 0
         if is_last:
-            self._thread.close()
+            self._end_thread()
             self._listeners.end_presence()
 
     async def close(self) -> None:
@@ -271,6 +273,11 @@ class SqliteStore:
             finally:
                 if is_first:
                     await in_own_thread(self.let_go)
+
+    def _end_thread(self) -> None:
+        self._thread.close()
+        if self._file is not None:
+            self._file.close()
 
     async def _apply(self, requests: Sequence[Request]) -> list[object]:
         answers, changed, keys_changed = await self._run(
