@@ -218,6 +218,15 @@ def test_linked_files_exist() -> None:
     assert [path for path in linked if not (ROOT / path).exists()] == []
 
 
+def test_tests_that_show_a_fault_exist() -> None:
+    named = set(re.findall(r"`(test_\w+)` \|$", README, re.MULTILINE))
+    tests = (ROOT / "tests").rglob("test_*.py")
+    there = {name for file in tests for name in re.findall(r"def (test_\w+)", file.read_text())}
+
+    assert len(named) > 30
+    assert named - there == set()
+
+
 def test_every_setting_is_in_the_table_with_its_default() -> None:
     rows = re.findall(r"^\| `(\w+)` \| `(KVQUEUE_\w+)` \| (\S+) \| .+ \|$", README, re.MULTILINE)
 
