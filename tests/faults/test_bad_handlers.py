@@ -222,9 +222,9 @@ async def test_a_log_that_fails_ends_no_loop_of_the_listener(
             told.add(record.module)
             raise RuntimeError
 
-    monkeypatch.setattr(logging.getLogger("kvqueue_fastapi"), "filters", [Broken()])
     here: dict[str, Any] = {"callbacks": {"n": seen.take}, "lease_s": LEASE_S}
     async with running(tmp_path, **here, poll_interval_s=0.05) as bench:
+        monkeypatch.setattr(logging.getLogger("kvqueue_fastapi"), "filters", [Broken()])
         await bench.queue.send_message("n", 1)
         await seen.reach(1)
         with closing(sqlite3.connect(tmp_path / "q.db", isolation_level=None)) as other:
@@ -235,6 +235,7 @@ async def test_a_log_that_fails_ends_no_loop_of_the_listener(
 
         assert await seen.reach(99) == list(range(1, 100))
         await until(lambda: is_empty(bench))
+        monkeypatch.undo()
 
 
 # --- what it takes with it ---
