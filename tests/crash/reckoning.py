@@ -55,7 +55,7 @@ def _count(history: History, report: Report) -> Iterator[str]:
     faults = Counter(f.event for faults in history.faults.values() for f in faults)
     report.figures["faults"] = _listed(faults)
     unsure = sum(line.event == "unsure" for line in history.lines)
-    report.figures["sent"] = f"{len(history.sent):,}, and {unsure} of unknown outcome"
+    report.figures["sent"] = f"{len(history.sent):,}, and {unsure:,} given up without an answer"
     begun = sum(map(len, history.deliveries.values()))
     report.figures["deliveries"] = f"{begun:,} of {len(history.deliveries):,} messages"
     if history.remains.integrity != "ok":
