@@ -69,7 +69,7 @@ class Drain:
                     taken=hold,
                 )
                 claimed = await take()
-                if claimed.any_isolated and not claimed.claims:
+                if claimed.isolated and not claimed.claims:
                     claimed = await take(isolated=True)
                 for claim in claimed.claims:
                     await self._handle(holds[claim.id])

@@ -6,18 +6,19 @@ import contextvars
 import logging
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from kvqueue_fastapi.dispatch import Dispatcher, failure_of
 from kvqueue_fastapi.endings import in_own_thread
 from kvqueue_fastapi.handlers.table import HandlerTable
+from kvqueue_fastapi.isolation import APART_S, Isolation
 from kvqueue_fastapi.leases import LeaseKeeper
 from kvqueue_fastapi.message import Hold
 from kvqueue_fastapi.model import Claim, Claimed, Outcome, Settlement, Wanted
 from kvqueue_fastapi.redaction import EVERYTHING, Redaction
-from kvqueue_fastapi.rooms import Rooms
+from kvqueue_fastapi.rooms import Rooms, is_cut_off
 from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.settling import Settler
@@ -33,8 +34,6 @@ TIDY_S: Final = 0.4
 """How often claims that wait for a slot are looked at: paused, or waiting for too long."""
 STALE_S: Final = 1.0
 """Claims that have waited so long for a slot go back: others may be free for them."""
-APART_S: Final = 10.0
-"""For so long nothing begins before and after a message that is one crash from its end."""
 LAST_CLAIM_S: Final = 2.0
 """How long a claim that waits for a lock may still take when all else has stopped."""
 CANCEL_S: Final = 0.5
@@ -65,8 +64,9 @@ class Listener:
         self._holds: dict[int, Hold] = {}
         self._waiting: deque[Hold] = deque()
         self._running: dict[asyncio.Task[None], Hold] = {}
-        self._quarantined: set[int] = set()
+        self._quarantined: dict[int, float] = {}
         self._rooms = Rooms(table, settings)
+        self._isolation = Isolation(self._rooms, self._running.keys())
         any_type = settings.unhandled == "fail"
         self._turns = Turns(store, table.types, any_type=any_type)
         self._unhandled = None if any_type else UnhandledTypes(store, frozenset(table.types))
@@ -157,31 +157,31 @@ class Listener:
             self._more = self._more or turn.full
             cut_off = False
             for part in self._rooms.parts(turn.wanted):
-                limit = self._rooms.limit_of(part)
-                claimed = await self._claim(part, limit)
+                if owed := self._isolation.owed(part):
+                    await self._handle_alone(owed)
+                wanted = self._rooms.left(part)
+                limit = self._rooms.limit_of(wanted)
+                claimed = await self._claim(wanted, limit)
                 next_due_ms = claimed.next_due_ms
                 self._accept(claimed.claims)
-                cut_off = cut_off or _is_cut_off(part, claimed.claims, limit)
-                if claimed.any_isolated:
-                    await self._handle_alone(part)
+                cut_off = cut_off or is_cut_off(wanted, claimed.claims, limit)
+                if claimed.isolated:
+                    await self._handle_alone(claimed.isolated)
                     cut_off = True
                 self._more = self._more or cut_off
             if turn.last and not cut_off:
                 break
         return self._poll_s if next_due_ms is None else min(self._poll_s, next_due_ms / 1000)
 
-    async def _handle_alone(self, wanted: Sequence[Wanted]) -> None:
+    async def _handle_alone(self, types: Sequence[str]) -> None:
         """Handle a message that is one crash from its end, so that only itself can be to blame."""
         self._give_back(self._waiting)
-        await self._until_idle()
-        if not self._stopping:
+        await self._isolation.until_idle()
+        # What there is room for now: what was claimed just before may have taken it.
+        wanted = self._isolation.admit(types)
+        if wanted and not self._stopping and len(self._running) < self._slots:
             self._accept((await self._claim(wanted, 1, isolated=True)).claims)
-            await self._until_idle()
-
-    async def _until_idle(self) -> None:
-        if self._running:
-            # Not for ever: a handler may take hours, and all others would wait for it.
-            await asyncio.wait(self._running, timeout=APART_S)
+            await self._isolation.until_idle()
 
     async def _claim(
         self, wanted: Sequence[Wanted], limit: int, *, isolated: bool = False
@@ -192,10 +192,15 @@ class Listener:
             limit=limit,
             lease_ms=self._lease_ms,
             listener_id=self._listener_id,
-            quarantined=limit > 0 and not self._quarantined,
+            quarantined=limit > 0 and not self._is_quarantining(),
             taken=self._hold,
             isolated=isolated,
         )
+
+    def _is_quarantining(self) -> bool:
+        # Not for ever: those behind a handler that never returns would never begin.
+        apart_since = time.monotonic() - APART_S
+        return any(began > apart_since for began in self._quarantined.values())
 
     def _hold(self, claimed: Claimed) -> None:
         # In the store's thread: a handler that blocks the event loop holds up the answer, and
@@ -206,6 +211,8 @@ class Listener:
     async def _pause(self, seconds: float) -> None:
         if self._waiting:
             seconds = min(seconds, TIDY_S)
+        if self._quarantined:
+            seconds = min(seconds, APART_S)
         timer = asyncio.get_running_loop().call_later(seconds, self._wake.set)
         await self._wake.wait()
         timer.cancel()
@@ -214,7 +221,7 @@ class Listener:
         for claim in claims:
             self._rooms.take(claim.type)
             if claim.crashes >= SUSPECT_CRASHES:
-                self._quarantined.add(claim.id)
+                self._quarantined[claim.id] = time.monotonic()
             self._waiting.append(self._holds[claim.id])
         if self._stopping:
             self._give_back(self._waiting)
@@ -305,8 +312,7 @@ class Listener:
 
     def _make_room(self, claim: Claim) -> None:
         self._rooms.give(claim.type)
-        if claim.id in self._quarantined:
-            self._quarantined.discard(claim.id)
+        if self._quarantined.pop(claim.id, None):
             self._more = True
         if self._more:
             self._wake.set()
@@ -386,11 +392,3 @@ class Listener:
             log.exception("The listener could not leave cleanly; its peers see that it is gone")
         finally:
             self._store.let_go()
-
-
-def _is_cut_off(wanted: Sequence[Wanted], claims: Sequence[Claim], limit: int) -> bool:
-    """Whether there may be more of what was asked for than the room that was left for it."""
-    if len(claims) >= limit:
-        return True
-    came = Counter(claim.type for claim in claims)
-    return any(came[kind] >= room for kind, room in wanted if kind in came)

@@ -236,14 +236,14 @@ class Claimed(NamedTuple):
         next_due_ms: how long until the next delayed message is due or the next lease ends, if
             nobody makes it longer; None: there is none of either.
         claimed_at: when the leases began at the latest, on `time.monotonic`.
-        any_isolated: whether a message waits that is one crash from its end, to be asked for by
-            itself.
+        isolated: wanted types of which a message waits that is one crash from its end, to be
+            asked for by itself.
     """
 
     claims: Sequence[Claim]
     next_due_ms: int | None
     claimed_at: float
-    any_isolated: bool = False
+    isolated: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

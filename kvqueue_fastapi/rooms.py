@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from kvqueue_fastapi.handlers.table import Handler, HandlerTable
-from kvqueue_fastapi.model import Wanted
+from kvqueue_fastapi.model import Claim, Wanted
 from kvqueue_fastapi.settings import KvQueueSettings
 
 AHEAD_S: Final = 0.05
@@ -55,6 +55,10 @@ class Rooms:
             most = min(most, self._threads - self._held_in_threads)
         return most
 
+    def left(self, wanted: Sequence[Wanted]) -> list[Wanted]:
+        """The same types with the room that is left, but for those that have none."""
+        return [Wanted(kind, room) for kind, _ in wanted if (room := self.of(kind)) > 0]
+
     def parts(self, wanted: Sequence[Wanted]) -> list[Sequence[Wanted]]:
         """Types that run in threads apart from the others: together they share the threads."""
         apart = [one for one in wanted if self._is_in_thread(one.type)]
@@ -101,3 +105,11 @@ class Rooms:
 
 def _is_limited(handler: Handler) -> bool:
     return handler.concurrency is not None or not handler.is_async
+
+
+def is_cut_off(wanted: Sequence[Wanted], claims: Sequence[Claim], limit: int) -> bool:
+    """Whether there may be more of what was asked for than the room that was left for it."""
+    if len(claims) >= limit:
+        return True
+    came = Counter(claim.type for claim in claims)
+    return any(came[kind] >= room for kind, room in wanted if kind in came)

@@ -7,20 +7,28 @@ from pathlib import Path
 
 import pytest
 
-from kvqueue_fastapi import on_queue_message
+from kvqueue_fastapi import KvQueueSettings, on_queue_message
+from kvqueue_fastapi.handlers.table import HandlerTable
+from kvqueue_fastapi.isolation import Isolation
+from kvqueue_fastapi.rooms import Rooms
 from tests.contract.harness import Seen, running
 
 
-async def suspect(where: Path, name: str) -> None:
-    """Put a message in as the store has it after four crashes of five."""
+async def suspect(where: Path, name: str, crashes: int = 4) -> None:
+    """Put a message in as the store has it after so many crashes of five."""
     async with running(where, listen=False):
         pass  # the file is there now, with its tables
     with closing(sqlite3.connect(where / "q.db", isolation_level=None)) as connection:
         connection.execute(
             "INSERT INTO kvqueue_messages (type, data, crashes, attempt, state, lane)"
-            " VALUES ('work', json_quote(?), 4, 4, 5, 5)",
-            (name,),
+            " VALUES ('work', json_quote(?1), ?2, ?2, 1 + ?2, 1 + ?2)",
+            (name, crashes),
         )
+
+
+def keep_apart_for(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("isolation", "listener"):
+        monkeypatch.setattr(f"kvqueue_fastapi.{module}.APART_S", seconds)
 
 
 class Worker:
@@ -30,7 +38,6 @@ class Worker:
         self.seen = Seen()
         self._seconds = seconds
 
-    @on_queue_message("work")
     async def work(self, name: str) -> None:
         self.seen.add(f"{name} begins")
         await asyncio.sleep(self._seconds.get(name, 0))
@@ -75,7 +82,7 @@ async def test_isolated_messages_run_one_after_another(tmp_path: Path) -> None:
 async def test_handler_that_takes_hours_holds_up_no_isolated_message_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kvqueue_fastapi.listener.APART_S", 0.1)
+    keep_apart_for(0.1, monkeypatch)
     worker = Worker(endless=3_600, suspect=3_600)
 
     async with running(tmp_path, callbacks={"work": worker.work}, shutdown_timeout_s=0) as bench:
@@ -111,3 +118,56 @@ async def test_drain_takes_isolated_messages_too(tmp_path: Path) -> None:
 
     assert handled == 2
     assert worker.seen == ["other begins", "other ends", "suspect begins", "suspect ends"]
+
+
+async def test_isolated_message_waits_for_room_and_then_comes_before_its_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_apart_for(0.05, monkeypatch)
+    worker = Worker(first=0.3, second=0.3, third=0.3)
+
+    @on_queue_message("work", concurrency=1)
+    async def one_at_a_time(name: str) -> None:
+        await worker.work(name)
+
+    async with running(tmp_path, one_at_a_time) as bench:
+        await bench.queue.send_messages([("work", name) for name in ("first", "second", "third")])
+        await worker.seen.reach(1)
+        await suspect(tmp_path, "suspect")
+        await worker.seen.reach(8)
+
+    # The second had been claimed when it was told of the suspect.
+    order = ("first", "second", "suspect", "third")
+    assert worker.seen == [f"{name} {does}" for name in order for does in ("begins", "ends")]
+
+
+async def test_quarantine_goes_on_behind_a_handler_that_never_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_apart_for(0.1, monkeypatch)
+    worker = Worker(endless=3_600)
+    for name in ("endless", "other", "another"):
+        await suspect(tmp_path, name, crashes=3)
+
+    async with running(
+        tmp_path, callbacks={"work": worker.work}, shutdown_timeout_s=0, poll_interval_s=3_600
+    ):
+        await worker.seen.reach(5)
+
+    begun = [line for line in worker.seen if line.endswith("begins")]
+    assert begun == ["endless begins", "other begins", "another begins"]
+
+
+async def test_who_has_outlasted_one_wait_is_not_waited_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task = asyncio.create_task(asyncio.Event().wait())
+    isolation = Isolation(Rooms(HandlerTable(), KvQueueSettings()), {task})
+
+    keep_apart_for(0.01, monkeypatch)
+    await isolation.until_idle()
+    keep_apart_for(3_600, monkeypatch)
+    async with asyncio.timeout(5):
+        await isolation.until_idle()
+
+    task.cancel()

@@ -199,20 +199,21 @@ class QueueModel:
         times += [message.due_at_ms for message in self._of(State.DELAYED)]
         return min(times) - self._clock.now_ms if times else None
 
-    def claim(self, request: ClaimRequest) -> tuple[list[Claim], bool]:
+    def claim(self, request: ClaimRequest) -> tuple[list[Claim], list[str]]:
         """What a claim brings: one quarantined message beside the limit, then what is ready.
 
-        Or an isolated one and nothing else; if not, it tells whether there is one.
+        Or an isolated one and nothing else; if not, it tells of which types there is one.
         """
         self.end_leases()
         room = {kind: places for kind, places in request.wanted if kind not in self.paused}
         if request.isolated:
-            return [_claim(one) for one in self._first(State.ISOLATED, room)], False
+            return [_claim(one) for one in self._first(State.ISOLATED, room)], []
         suspects = self._first(State.QUARANTINED, room) if request.quarantined else []
         for suspect in suspects:
             room[suspect.sent.type] -= 1
         claims = [_claim(one) for one in suspects + self._in_turns(room, request.limit)]
-        return claims, bool(self._first(State.ISOLATED, room))
+        isolated = [one.sent.type for one in self._of(State.ISOLATED)]
+        return claims, [kind for kind, places in room.items() if places > 0 and kind in isolated]
 
     def _first(self, state: State, room: dict[str, int]) -> list[Message]:
         """The first by due time over all types, whatever the priority; or none."""

@@ -142,8 +142,8 @@ async def test_isolated_message_comes_only_when_it_is_asked_for_by_itself(
     told = await store.claim([Wanted("mail", 9)], limit=9, lease_ms=LEASE_MS)
     alone = await store.claim([Wanted("mail", 9)], limit=9, lease_ms=LEASE_MS, isolated=True)
 
-    assert ([one.id for one in told.claims], told.any_isolated) == ([sound], True)
-    assert ([one.id for one in alone.claims], alone.any_isolated) == ([isolated], False)
+    assert ([one.id for one in told.claims], told.isolated) == ([sound], ["mail"])
+    assert ([one.id for one in alone.claims], alone.isolated) == ([isolated], ())
 
 
 async def test_isolated_messages_come_one_at_a_time_by_their_due_time_over_types(
@@ -168,7 +168,7 @@ async def test_isolated_message_of_a_type_that_is_not_wanted_is_not_told_of(
     other = await store.claim([Wanted("other", 9)], limit=9, lease_ms=LEASE_MS)
     full = await store.claim([Wanted("mail", 0)], limit=9, lease_ms=LEASE_MS)
 
-    assert (other.any_isolated, full.any_isolated) == (False, False)
+    assert (other.isolated, full.isolated) == ([], [])
     assert await claim(store, "other", isolated=True) == []
 
 

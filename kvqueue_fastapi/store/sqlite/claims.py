@@ -67,8 +67,8 @@ def claim(
         request = request._replace(wanted=_without(request.wanted, taken))
     if request.limit > 0:
         taken += _take(connection, READY, request, steady_ms, limit=request.limit)
-    any_isolated = readiness.any_isolated and _has_isolated(connection, request.wanted)
-    return Claimed(taken, readiness.wait_ms, claimed_at, any_isolated)
+    isolated = _isolated(connection, request.wanted) if readiness.any_isolated else ()
+    return Claimed(taken, readiness.wait_ms, claimed_at, isolated)
 
 
 def make_ready(
@@ -92,9 +92,9 @@ def make_ready(
     return Readiness(wait_ms, bool(any_quarantined or changed), bool(any_isolated or changed))
 
 
-def _has_isolated(connection: sqlite3.Connection, wanted: Sequence[Wanted]) -> bool:
+def _isolated(connection: sqlite3.Connection, wanted: Sequence[Wanted]) -> list[str]:
     names = {"wanted": json.dumps(wanted)}
-    return connection.execute(sql.HAS_ISOLATED, names).fetchone() is not None
+    return [row[0] for row in connection.execute(sql.ISOLATED_OF, names)]
 
 
 def _promote_due(connection: sqlite3.Connection, now_ms: int) -> int | None:

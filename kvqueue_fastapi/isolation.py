@@ -1,0 +1,44 @@
+"""A message that is one crash from its end: nothing else begins just before and after it."""
+
+import asyncio
+from collections.abc import Collection, Iterable
+from typing import Any, Final
+
+from kvqueue_fastapi.model import Wanted
+from kvqueue_fastapi.rooms import Rooms
+
+APART_S: Final = 10.0
+"""For so long others are kept apart, and no longer: a handler may take hours."""
+
+
+class Isolation:
+    """Finds the moment for an isolated message, and makes up for it where there was no room.
+
+    Args:
+        rooms: what there is room for.
+        running: the handlers that run now.
+    """
+
+    def __init__(self, rooms: Rooms, running: Collection[asyncio.Task[Any]]) -> None:
+        self._rooms = rooms
+        self._running = running
+        self._lasting: set[asyncio.Task[Any]] = set()
+        self._owed: set[str] = set()
+
+    def owed(self, wanted: Iterable[Wanted]) -> list[str]:
+        """Types whose isolated message had no room the last time: it comes before the others."""
+        return [one.type for one in wanted if one.type in self._owed]
+
+    def admit(self, types: Iterable[str]) -> list[Wanted]:
+        """Those of some types that have room now; the others are owed it."""
+        self._owed.update(types)
+        wanted = self._rooms.left([Wanted(kind, 1) for kind in types])
+        self._owed.difference_update(one.type for one in wanted)
+        return wanted
+
+    async def until_idle(self) -> None:
+        """Wait until nothing runs, or only what has outlasted such a wait."""
+        self._lasting.intersection_update(self._running)
+        if awaited := set(self._running) - self._lasting:
+            _, pending = await asyncio.wait(awaited, timeout=APART_S)
+            self._lasting |= pending
