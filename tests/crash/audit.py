@@ -98,10 +98,16 @@ def install(database: Path) -> None:
         connection.executescript(_TRIGGERS)
 
 
-def listening(database: Path) -> list[int]:
-    """The processes that say that they listen."""
+def holding(database: Path) -> list[int]:
+    """The processes that have messages in hand."""
     with contextlib.closing(sqlite3.connect(database, timeout=10)) as connection:
-        return [row[0] for row in connection.execute("SELECT pid FROM kvqueue_listeners")]
+        return [
+            row[0]
+            for row in connection.execute(
+                "SELECT pid FROM kvqueue_listeners AS listener WHERE EXISTS (SELECT 1"
+                " FROM kvqueue_messages WHERE state = 3 AND holder = listener.id)"
+            )
+        ]
 
 
 def waiting(database: Path) -> bool:

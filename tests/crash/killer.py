@@ -17,10 +17,12 @@ from tests.crash.ledger import Ledger
 from tests.crash.plan import LEASE_S
 from tests.crash.servers import ROOT, Server
 
-SHARES: Final = {"kill": 60, "kill all": 6, "terminate": 16, "freeze": 14, "visit": 8}
-"""How often each fault comes."""
+DECK: Final = {"kill": 10, "kill all": 1, "terminate": 4, "freeze": 3, "visit": 2}
+"""How often each fault comes before any comes once more."""
 FROZEN_S: Final = (LEASE_S + 1.0, LEASE_S + 2.0)
 """For how long: always longer than a lease."""
+LOOKS: Final = 100
+LOOK_S: Final = 0.05
 VISITOR: Final = Path(__file__).with_name("visitor.py")
 
 
@@ -38,6 +40,7 @@ class Killer:
         self._server = server
         self._ledger = ledger
         self._pause_s = pause_s
+        self._deck: list[str] = []
         self._frozen: dict[int, asyncio.Task[None]] = {}
         self._visits: list[asyncio.Task[None]] = []
 
@@ -45,24 +48,36 @@ class Killer:
         """Go on until it is to stop, or until so many processes were hit."""
         while not stop.is_set() and self.kills < kills:
             await asyncio.sleep(random.uniform(0, 2 * self._pause_s))
-            await self._strike(random.choices(list(SHARES), list(SHARES.values()))[0])
+            await self._strike(self._drawn())
         await asyncio.gather(*self._frozen.values(), *self._visits)
+
+    def _drawn(self) -> str:
+        if not self._deck:
+            self._deck = [fault for fault, count in DECK.items() for _ in range(count)]
+            random.shuffle(self._deck)
+        return self._deck.pop()
 
     async def _strike(self, fault: str) -> None:
         if fault == "visit":
             self._visits.append(asyncio.create_task(self._visit()))
             return
+        victim = await self._victim()
+        if victim is None:
+            return
         if fault == "kill all":
             self._kill_all()
-            return
-        victims = [pid for pid in self._server.victims() if pid not in self._frozen]
-        if not victims:
-            return
-        victim = random.choice(victims)
-        if fault == "freeze":
+        elif fault == "freeze":
             self._frozen[victim] = asyncio.create_task(self._freeze(victim))
         else:
             self._signal("SIGKILL" if fault == "kill" else "SIGTERM", [victim])
+
+    async def _victim(self) -> int | None:
+        """Somebody with messages in hand; None: nobody has, for all the waiting."""
+        for _ in range(LOOKS):
+            if victims := [pid for pid in self._server.victims() if pid not in self._frozen]:
+                return random.choice(victims)
+            await asyncio.sleep(LOOK_S)
+        return None
 
     def _kill_all(self) -> None:
         began, pids = time.time(), self._server.pids()

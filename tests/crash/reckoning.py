@@ -14,6 +14,8 @@ from tests.crash.spans import Span, seconds_within
 KILL_TAKEOVER_S: Final = 2.0
 FREEZE_TAKEOVER_S: Final = 1.0
 """Beyond the lease."""
+LEAST_KILLS: Final = 20
+"""After so many a run must have shown something."""
 TICK_S: Final = 0.002
 """The audit counts whole milliseconds."""
 
@@ -90,6 +92,10 @@ def _stored_once(history: History, _report: Report) -> Iterator[str]:
     )
     told = Counter(history.sent.values())
     yield from (f"the id {one} was told for {n} messages" for one, n in told.items() if n > 1)
+    ids: defaultdict[str, list[int]] = defaultdict(list)
+    for message_id, deliveries in history.deliveries.items():
+        ids[deliveries[0].line.key].append(message_id)
+    yield from (f"one send was stored as {many}" for many in ids.values() if len(many) > 1)
 
 
 def _nothing_stale(history: History, report: Report) -> Iterator[str]:
@@ -151,6 +157,12 @@ def _taken_over_after_kills(history: History, report: Report) -> Iterator[str]:
             slowest_again = max(slowest_again, again_s)
             if again_s > KILL_TAKEOVER_S:
                 yield f"message {holding.id} was claimed {again_s:.2f} s after {holding.pid} died"
+    faults = [fault.event for faults in history.faults.values() for fault in faults]
+    kills = faults.count("SIGKILL")
+    if kills > LEAST_KILLS and taken < kills:
+        yield f"{kills} kills found only {taken} messages in hand, which shows little"
+    if kills > LEAST_KILLS and "SIGTERM" not in faults:
+        yield "nobody was ended by SIGTERM"
     report.figures["taken over after a death"] = (
         f"{taken:,} messages; the slowest was freed after {slowest_freed:.2f} s, "
         f"claimed anew after {slowest_again:.2f} s"
@@ -165,11 +177,12 @@ def _taken_over_after_freezes(history: History, report: Report) -> Iterator[str]
                 continue
             deaths = [f.at for f in history.faults[holding.pid] if f.event in DEATHS]
             thawed_at = min([fault.until, *deaths])
+            taken += holding.end == "taken away" and holding.span.end <= thawed_at
             window = Span(fault.at + LEASE_S, min(holding.span.end, thawed_at))
             if window.begin >= window.end:
                 continue
             late_s = seconds_within(history.others_listening(holding.pid), window)
-            slowest, taken = max(slowest, late_s), taken + (holding.span.end <= thawed_at)
+            slowest = max(slowest, late_s)
             if late_s > FREEZE_TAKEOVER_S:
                 yield f"message {holding.id} stayed {late_s:.2f} s beyond the lease with a frozen"
     report.figures["taken over from a frozen process"] = (
@@ -189,7 +202,26 @@ def _nothing_early(history: History, report: Report) -> Iterator[str]:
         if wait_s > TICK_S:
             early += 1
             yield f"message {message_id} began {wait_s:.3f} s early"
+        for before, after, step_s in _retries(history, deliveries):
+            if after.line.at < before.ended_at + step_s - TICK_S:
+                early += 1
+                yield f"message {message_id} was tried again before {step_s:g} s were over"
     report.figures["handled early"] = str(early)
+
+
+def _retries(
+    history: History, deliveries: list[Delivery]
+) -> Iterator[tuple[Delivery, Delivery, float]]:
+    """Pairs of a failure that was written down and what followed it, and the step between."""
+    failures = 0
+    for before, after in pairwise(deliveries):
+        if before.end != "failed":
+            continue
+        failures += before.line.kind in {"flaky", "doomed"}
+        if history.died_or_froze(before.line.pid, Span(before.ended_at, after.line.at)):
+            return  # it may have come before the failure was written down
+        if before.line.kind in {"flaky", "doomed"} and failures <= len(SCHEDULE_S):
+            yield before, after, SCHEDULE_S[failures - 1]
 
 
 def _lanes_in_order(history: History, report: Report) -> Iterator[str]:

@@ -15,7 +15,7 @@ from tests.crash.plan import LEASE_S, MAX_CRASHES
 
 SETTINGS: Final = {
     "KVQUEUE_LEASE_S": f"{LEASE_S}",
-    "KVQUEUE_SHUTDOWN_TIMEOUT_S": "1",
+    "KVQUEUE_SHUTDOWN_TIMEOUT_S": "0.3",
     "KVQUEUE_MAX_CRASHES": f"{MAX_CRASHES}",
 }
 PAUSE_S: Final = 0.02
@@ -49,10 +49,10 @@ class Server:
         self._keeping = asyncio.create_task(self._keep())
 
     def victims(self) -> list[int]:
-        """The processes that listen and live."""
+        """The processes that live and have messages in hand."""
         if self._process is None:
             return []
-        return [pid for pid in audit.listening(self.database) if pid in self.pids()]
+        return [pid for pid in audit.holding(self.database) if pid in self.pids()]
 
     def pids(self) -> list[int]:
         """The server and its workers, listening or not."""

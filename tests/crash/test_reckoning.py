@@ -328,3 +328,23 @@ def test_effect_that_happened_twice_is_found(story: Story) -> None:
     story.effects = 2
 
     assert found(story) == ["1 effects were due, the counter says 2"]
+
+
+def test_send_that_was_stored_twice_is_found(story: Story) -> None:
+    story.sent(1, at=10)
+    story.handled(1, at=10)
+    story.stored(2, at=11)
+    story.handled(2, at=11)
+    story.lines = [line._replace(key="k1") for line in story.lines]
+
+    assert found(story) == ["one send was stored as [1, 2]"]
+
+
+def test_retry_that_comes_too_soon_is_found(story: Story) -> None:
+    story.sent(1, at=10, kind="doomed")
+    for attempt in (1, 2):
+        story.claimed(1, at=10 + attempt / 100, attempt=attempt)
+        story.did("begun", 1, at=10 + attempt / 100, attempt=attempt, kind="doomed")
+        story.did("failed", 1, at=10 + attempt / 100, attempt=attempt, kind="doomed")
+
+    assert "message 1 was tried again before 0.05 s were over" in found(story)
