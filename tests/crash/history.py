@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from tests.crash.audit import Entry, Remains
 from tests.crash.ledger import Line
-from tests.crash.spans import Span, without
+from tests.crash.spans import Span, seconds_within, without
 
 DEATHS: Final = frozenset({"SIGKILL", "dying"})
 FREEZES: Final = frozenset({"SIGSTOP", "SIGSTOP within a commit"})
@@ -81,11 +81,17 @@ class History:
         self.listening = {pid: self._listening(pid) for pid in set(self._pids.values())}
 
     def died_or_froze(self, pid: int, window: Span) -> str:
-        """The fault that befell a process within a window; "": none."""
+        """The fault that befell a process within a window; "": none.
+
+        What it stopped with in good order while the database was locked was not settled.
+        """
         for fault in self.faults[pid]:
             is_mortal = fault.event in DEATHS | FREEZES
             if is_mortal and fault.at <= window.end and fault.until >= window.begin:
                 return fault.event
+            is_stopping = fault.event in {"SIGTERM", "leaving"} and fault.at <= window.end
+            if is_stopping and any(seconds_within([span], window) for span in self.locked):
+                return "locked while it stopped"
         return ""
 
     def all_holdings(self) -> Iterator[Holding]:
@@ -111,7 +117,7 @@ class History:
 def _faults(lines: Iterable[Line]) -> defaultdict[int, list[Line]]:
     faults: defaultdict[int, list[Line]] = defaultdict(list)
     for line in lines:
-        if line.event == "dying":
+        if line.event in {"dying", "leaving"}:
             faults[line.pid].append(line._replace(until=line.at))
         elif line.event in DEATHS | FREEZES | {"SIGTERM"}:
             faults[line.pid].append(line)

@@ -26,6 +26,7 @@ async def main() -> None:
             message_id = await queue.send_message("async", work, backoff_schedule=SCHEDULE_S)
             ledger.note("sent", id=message_id, key=work.key, kind=work.kind)
             await asyncio.sleep(0.1)
+        ledger.note("leaving")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from kvqueue_fastapi.store.sqlite import statements as sql
 from kvqueue_fastapi.store.sqlite.connection import Patience, write_transaction
 from kvqueue_fastapi.store.sqlite.leases import Undertaker
 from kvqueue_fastapi.store.sqlite.location import MEMORY, boot_id
-from kvqueue_fastapi.store.sqlite.presence import Presence, forget, is_dead
+from kvqueue_fastapi.store.sqlite.presence import Presence, forget, has_stopped, is_dead
 
 R = TypeVar("R")
 Call = Callable[[Callable[[sqlite3.Connection], R]], R]
@@ -64,9 +64,15 @@ class Listeners:
 
     def leave(self, connection: sqlite3.Connection, listener_id: int) -> None:
         """Take the mark of life away, and give back what the listener still holds."""
-        with write_transaction(connection, self._patience):
-            connection.execute(sql.RELEASE_ALL_OF, {"holder": listener_id})
-            connection.execute(sql.DELETE_LISTENER, {"id": listener_id})
+        try:
+            with write_transaction(connection, self._patience):
+                connection.execute(sql.RELEASE_ALL_OF, {"holder": listener_id})
+                connection.execute(sql.DELETE_LISTENER, {"id": listener_id})
+        except BaseException:
+            # Another program has the lock, say. Its peers do the same when they find this.
+            if presence := self._present.get(listener_id):
+                presence.stop()
+            raise
         _end(self._present.pop(listener_id, None))
 
     def bury_the_dead(self, call: "Call[list[tuple[int, str, int]]]", free: "Call[int]") -> int:
@@ -105,7 +111,10 @@ class Listeners:
         return not boot.startswith(_NO_LOCKS) and is_dead(self._path, listener_id, pid)
 
     def _free(self, connection: sqlite3.Connection, listener_id: int) -> int:
+        stopped = has_stopped(self._path, listener_id)
         with write_transaction(connection, self._patience):
+            if stopped:
+                connection.execute(sql.RETIRE_LISTENER, {"id": listener_id})
             return self._undertaker.end_of(connection, listener_id, self._clock.wall_ms())
 
 

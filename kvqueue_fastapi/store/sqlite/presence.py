@@ -16,6 +16,7 @@ if sys.platform == "win32":
 else:
     import fcntl
 
+_STOPPED: Final = b"stopped"
 _own: Final[set[tuple[int, str]]] = set()
 """The lock files that this process holds, with its number: a forked child holds none of them."""
 
@@ -32,11 +33,18 @@ class Presence:
             os.close(self._descriptor)
             _remove(self._path)
             raise
+        self._has_stopped = False
         _own.add((os.getpid(), self._path))
 
+    def stop(self) -> None:
+        """Leave word that the listener's end is no crash, where the database cannot be told."""
+        os.write(self._descriptor, _STOPPED)
+        self._has_stopped = True
+
     def end(self) -> None:
-        """Let the lock go and remove its file."""
-        _remove(self._path)
+        """Let the lock go, and remove its file unless it has something to say."""
+        if not self._has_stopped:
+            _remove(self._path)
         os.close(self._descriptor)
         _own.discard((os.getpid(), self._path))
 
@@ -65,6 +73,14 @@ def is_dead(database: str, listener_id: int, pid: int) -> bool:
     finally:
         os.close(descriptor)
     return True
+
+
+def has_stopped(database: str, listener_id: int) -> bool:
+    """Whether a listener whose process has ended left word that this is no crash."""
+    try:
+        return Path(lock_path(database, listener_id)).read_bytes() == _STOPPED
+    except OSError:  # it is gone, or not ours to read
+        return False
 
 
 def forget(database: str, listener_id: int) -> None:

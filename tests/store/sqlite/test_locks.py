@@ -168,6 +168,25 @@ async def test_holder_that_does_not_extend_its_lease_after_a_lock_loses_it(
     assert [(one.id, one.crashes) for one in await claim(peer)] == [(held.id, 1)]
 
 
+async def test_end_of_a_listener_that_a_lock_kept_from_saying_so_is_no_crash(
+    store: AnyStore, peer: AnyStore, foreign: sqlite3.Connection
+) -> None:
+    await send(store, mail())
+    listener_id = await store.enter_listener(["mail"])
+    await claim(store, listener_id=listener_id)
+    foreign.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreBusyError):
+        await asyncio.to_thread(store.leave_listener, listener_id)
+    await store.close()
+    foreign.execute("ROLLBACK")
+
+    freed = await asyncio.to_thread(peer.end_leases_of_the_dead)
+
+    assert freed == 1
+    assert [(one.attempt, one.crashes) for one in await claim(peer)] == [(1, 0)]
+    assert await peer.admin.listeners() == []
+
+
 async def test_open_reader_does_not_hold_up_writes(
     store: AnyStore, foreign: sqlite3.Connection
 ) -> None:
