@@ -23,7 +23,12 @@ async def main() -> None:
         while time.monotonic() < until:
             work = Work(key=uuid.uuid4().hex, kind="plain", seconds=0.01)
             ledger.note("sending", due=time.time(), key=work.key, kind=work.kind)
-            message_id = await queue.send_message("async", work, backoff_schedule=SCHEDULE_S)
+            message_id = await queue.send_message(
+                "async",
+                work,
+                backoff_schedule=SCHEDULE_S,
+                keys_if_undelivered=[("undelivered", work.key)],
+            )
             ledger.note("sent", id=message_id, key=work.key, kind=work.kind)
             await asyncio.sleep(0.1)
         ledger.note("leaving")
