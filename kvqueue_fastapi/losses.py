@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -43,7 +44,9 @@ def _is_flat(data: Any, encoded: bytes) -> bool:
         return _SCALARS.issuperset(map(type, data.values()))
     if isinstance(data, BaseModel):
         fields = data.__dict__.values()
-        is_flat = _SCALARS.issuperset(map(type, fields)) and not data.__pydantic_extra__
+        is_flat = _SCALARS.issuperset(map(type, fields)) and not getattr(
+            data, "__pydantic_extra__", None
+        )
         # A float of a model that is no number may have become null.
         return is_flat and (b"null" not in encoded or not any(map(_is_no_number, fields)))
     return kind in _SCALARS
@@ -53,8 +56,9 @@ def _twice(encoded: bytes) -> str | None:
     found: list[str] = []
 
     def note(pairs: list[tuple[str, Any]]) -> None:
-        names = [name for name, _ in pairs]
-        found.extend(name for name in names if names.count(name) > 1)
+        if len(dict(pairs)) < len(pairs):
+            counts = Counter(name for name, _ in pairs)
+            found.extend(name for name, count in counts.items() if count > 1)
 
     json.loads(encoded, object_pairs_hook=note)
     if not found:

@@ -155,3 +155,18 @@ def test_all_entries_come_back_or_the_payload_is_refused(data: Any) -> None:
     text = sent(data)
 
     assert text is None or entries(decode_payload(text, None)) == entries(data)
+
+
+def test_large_dict_beside_a_float_that_is_lost_is_looked_through_once() -> None:
+    by_hour: dict[int | str, float] = dict.fromkeys(map(str, range(100_000)), 1.0)
+
+    with pytest.raises(PayloadError, match="degrees is nan"):
+        encode_payload(Reading(degrees=math.nan, by_hour=by_hour), 1 << 24)
+
+
+def test_model_that_was_made_without_its_own_constructor_is_encoded() -> None:
+    reading = Reading.__new__(Reading)
+    object.__setattr__(reading, "__dict__", {"degrees": 1.5})
+    object.__setattr__(reading, "__pydantic_fields_set__", {"degrees"})
+
+    assert encode_payload(reading, LIMIT) == '{"degrees":1.5}'

@@ -23,7 +23,8 @@ from tests.faults.damage import flip, flip_page, flip_text, flip_under_a_running
 STRANGER = Path(__file__).with_name("stranger.py")
 MALFORMED = (
     "{}: database disk image is malformed. "
-    "Stop, keep a copy, and restore a backup or use sqlite3's .recover."
+    "Stop, keep a copy, and restore a backup, without the -wal and -shm of another file "
+    "beside it, or use sqlite3's .recover."
 )
 NO_DATABASE = (
     "{}: file is not a database. "

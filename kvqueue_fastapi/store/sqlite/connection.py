@@ -95,7 +95,8 @@ _REMEDIES: Final = {
     sqlite3.SQLITE_IOERR: " Check the disk: it may be full, gone or damaged.",
     sqlite3.SQLITE_NOTADB: " Point KVQUEUE_URL at a file of its own; if this was one, restore a "
     "backup.",
-    sqlite3.SQLITE_CORRUPT: " Stop, keep a copy, and restore a backup or use sqlite3's .recover.",
+    sqlite3.SQLITE_CORRUPT: " Stop, keep a copy, and restore a backup, without "
+    "the -wal and -shm of another file beside it, or use sqlite3's .recover.",
 }
 
 

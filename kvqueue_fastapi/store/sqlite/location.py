@@ -106,7 +106,9 @@ class SameFile:
             how = "replaced" if found else "removed"
             msg = (
                 f"{self._path} was {how} while it was open: nobody would find what is written "
-                "to the old file. Put that back, or start this process again."
+                f"to the old file. Put that back; or stop all that use it, remove "
+                f"{self._path}-wal and {self._path}-shm, which belong to the old one, and start "
+                "again."
             )
             raise StoreError(msg)
 
