@@ -69,6 +69,10 @@ class History:
         self.faults = _faults(lines)
         self.deliveries = _deliveries(lines)
         self._pids = {e.holder: e.id for e in remains.entries if e.event == "listening"}
+        self._left: defaultdict[int, list[float]] = defaultdict(list)
+        for entry in remains.entries:
+            if entry.event == "left":
+                self._left[entry.id].append(entry.at)
         self.holdings: defaultdict[int, list[Holding]] = defaultdict(list)
         for holding in _holdings(remains.entries, self._pids):
             self.holdings[holding.id].append(holding)
@@ -89,9 +93,9 @@ class History:
             is_mortal = fault.event in DEATHS | FREEZES
             if is_mortal and fault.at <= window.end and fault.until >= window.begin:
                 return fault.event
-            is_stopping = fault.event in {"SIGTERM", "leaving"} and fault.at <= window.end
-            if is_stopping and any(seconds_within([span], window) for span in self.locked):
-                return "locked while it stopped"
+        has_left = any(window.holds(at) for at in self._left[pid])
+        if has_left and any(seconds_within([span], window) for span in self.locked):
+            return "locked while it stopped"
         return ""
 
     def all_holdings(self) -> Iterator[Holding]:
@@ -117,7 +121,7 @@ class History:
 def _faults(lines: Iterable[Line]) -> defaultdict[int, list[Line]]:
     faults: defaultdict[int, list[Line]] = defaultdict(list)
     for line in lines:
-        if line.event in {"dying", "leaving"}:
+        if line.event == "dying":
             faults[line.pid].append(line._replace(until=line.at))
         elif line.event in DEATHS | FREEZES | {"SIGTERM"}:
             faults[line.pid].append(line)

@@ -55,7 +55,6 @@ def reckon(history: History) -> Report:
 
 def _count(history: History, report: Report) -> Iterator[str]:
     faults = Counter(f.event for faults in history.faults.values() for f in faults)
-    del faults["leaving"]  # a visitor's own doing
     report.figures["faults"] = _listed(faults)
     unsure = sum(line.event == "unsure" for line in history.lines)
     report.figures["sent"] = f"{len(history.sent):,}, and {unsure:,} given up without an answer"
@@ -203,26 +202,31 @@ def _nothing_early(history: History, report: Report) -> Iterator[str]:
         if wait_s > TICK_S:
             early += 1
             yield f"message {message_id} began {wait_s:.3f} s early"
-        for before, after, step_s in _retries(history, deliveries):
-            if after.line.at < before.ended_at + step_s - TICK_S:
-                early += 1
-                yield f"message {message_id} was tried again before {step_s:g} s were over"
+    for message_id, failed_at, again_at, step_s in _retries(history):
+        if again_at < failed_at + step_s - TICK_S:
+            early += 1
+            yield f"message {message_id} was tried again before {step_s:g} s were over"
     report.figures["handled early"] = str(early)
 
 
-def _retries(
-    history: History, deliveries: list[Delivery]
-) -> Iterator[tuple[Delivery, Delivery, float]]:
-    """Pairs of a failure that was written down and what followed it, and the step between."""
-    failures = 0
-    for before, after in pairwise(deliveries):
-        if before.end != "failed":
-            continue
-        failures += before.line.kind in {"flaky", "doomed"}
-        if history.died_or_froze(before.line.pid, Span(before.ended_at, after.line.at)):
-            return  # it may have come before the failure was written down
-        if before.line.kind in {"flaky", "doomed"} and failures <= len(SCHEDULE_S):
-            yield before, after, SCHEDULE_S[failures - 1]
+def _retries(history: History) -> Iterator[tuple[int, float, float, float]]:
+    """Failures that the store took: the message, when, when it came again, the step between."""
+    for message_id, holdings in history.holdings.items():
+        failed = {
+            (one.line.pid, one.line.attempt): one.ended_at
+            for one in history.deliveries.get(message_id, [])
+            if one.end == "failed" and one.line.kind in {"flaky", "doomed"}
+        }
+        taken = [
+            (failed[before.pid, before.attempt], before.again_at)
+            for before, after in pairwise(holdings)
+            # What was only given back has the same attempt once more.
+            if before.end == "put back"
+            and after.attempt > before.attempt
+            and failed.get((before.pid, before.attempt), math.inf) <= before.span.end + TICK_S
+        ]
+        for (failed_at, again_at), step_s in zip(taken, SCHEDULE_S, strict=False):
+            yield message_id, failed_at, again_at, step_s
 
 
 def _lanes_in_order(history: History, report: Report) -> Iterator[str]:

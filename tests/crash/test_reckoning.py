@@ -340,11 +340,29 @@ def test_send_that_was_stored_twice_is_found(story: Story) -> None:
     assert found(story) == ["one send was stored as [1, 2]"]
 
 
-def test_retry_that_comes_too_soon_is_found(story: Story) -> None:
+def failing_twice(story: Story, again_at: float) -> None:
     story.sent(1, at=10, kind="doomed")
-    for attempt in (1, 2):
-        story.claimed(1, at=10 + attempt / 100, attempt=attempt)
-        story.did("begun", 1, at=10 + attempt / 100, attempt=attempt, kind="doomed")
-        story.did("failed", 1, at=10 + attempt / 100, attempt=attempt, kind="doomed")
+    for attempt, at in ((1, 10), (2, again_at)):
+        story.claimed(1, at, attempt=attempt)
+        story.did("begun", 1, at, attempt=attempt, kind="doomed")
+        story.did("failed", 1, at, attempt=attempt, kind="doomed")
+        story._row("put back", 1, at, ONE, attempt)
 
-    assert "message 1 was tried again before 0.05 s were over" in found(story)
+
+@pytest.mark.parametrize(("again_at", "is_early"), [(10.01, True), (10.06, False)])
+def test_retry_that_comes_too_soon_is_found(
+    story: Story, again_at: float, *, is_early: bool
+) -> None:
+    failing_twice(story, again_at)
+
+    assert ("message 1 was tried again before 0.05 s were over" in found(story)) == is_early
+
+
+def test_what_was_not_settled_while_a_lock_held_up_the_end_is_explained(story: Story) -> None:
+    begun_twice(story)
+    story.did("ended", 1, at=10.2)
+    story.befell("SIGSTOP within a commit", 999, at=10.1, until=10.4)
+
+    assert len(found(story)) == 1
+    story.entries.append(Entry("left", 10.5, ONE, 0, 1, 0, None, 0))
+    assert found(story) == []

@@ -31,7 +31,6 @@ async def main() -> None:
             )
             ledger.note("sent", id=message_id, key=work.key, kind=work.kind)
             await asyncio.sleep(0.1)
-        ledger.note("leaving")
 
 
 if __name__ == "__main__":
