@@ -136,8 +136,11 @@ def _duplicates_explained(history: History, report: Report) -> Iterator[str]:
 def _why_again(history: History, before: Delivery, after: Delivery) -> str:
     if before.end == "cancelled" and before.ended_at <= after.line.at:
         return "given back at SIGTERM"
-    pid, window = before.line.pid, Span(before.line.at, after.line.at)
-    return history.died_or_froze(pid, window)
+    window = Span(before.line.at, after.line.at)
+    if after.line.attempt < before.line.attempt:
+        # An older claim, whose holder was frozen before its handler could begin.
+        return history.died_or_froze(after.line.pid, window)
+    return history.died_or_froze(before.line.pid, window)
 
 
 def _taken_over_after_kills(history: History, report: Report) -> Iterator[str]:

@@ -366,3 +366,21 @@ def test_what_was_not_settled_while_a_lock_held_up_the_end_is_explained(story: S
     assert len(found(story)) == 1
     story.entries.append(Entry("left", 10.5, ONE, 0, 1, 0, None, 0))
     assert found(story) == []
+
+
+@pytest.mark.parametrize(("fault", "count"), [("SIGSTOP", 0), ("SIGTERM", 1)])
+def test_claim_that_begins_after_a_newer_one_is_explained_by_a_freeze_alone(
+    story: Story, fault: str, count: int
+) -> None:
+    story.sent(1, at=10)
+    story.claimed(1, at=10)
+    story.befell(fault, ONE, at=10.1, until=13)
+    story.taken_away(1, at=12)
+    story.claimed(1, at=12, pid=TWO, attempt=2)
+    story.did("begun", 1, at=12, pid=TWO, attempt=2)
+    story.did("ended", 1, at=12.1, pid=TWO, attempt=2)
+    story.removed(1, at=12.1, pid=TWO, attempt=2)
+    story.did("begun", 1, at=13)
+    story.did("ended", 1, at=13.1)
+
+    assert len(found(story)) == count
