@@ -170,4 +170,5 @@ async def test_who_has_outlasted_one_wait_is_not_waited_for_again(
     async with asyncio.timeout(5):
         await isolation.until_idle()
 
+    assert not task.done()
     task.cancel()

@@ -1,4 +1,4 @@
-"""What the faults of storage need of the machine."""
+"""Real processes and servers for each test, and what faults of storage need of the machine."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,6 +6,22 @@ from pathlib import Path
 import pytest
 
 from tests.faults.small_disk import SmallDisk, can_mount, mounted, run_where_mounting_is_allowed
+from tests.processes.fleet import Fleet
+from tests.web.serving import House
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    fleet = Fleet(tmp_path)
+    yield fleet
+    fleet.end()
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    house = House(tmp_path)
+    yield house
+    house.end()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ a wall-clock time follows the wall clock: delays, retries, windows, retention, e
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -45,13 +45,6 @@ async def store(clock: TwoClocks) -> AsyncIterator[AnyStore]:
 async def kv(clock: TwoClocks) -> AsyncIterator[Kv]:
     async with Kv.open(":memory:", clock=clock) as kv:
         yield kv
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    fleet = Fleet(tmp_path)
-    yield fleet
-    fleet.end()
 
 
 # --- who holds a message keeps it ---

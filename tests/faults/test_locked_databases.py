@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -128,13 +128,6 @@ async def test_a_short_lock_puts_no_takeover_off(tmp_path: Path) -> None:
         assert await claimed_ids(peer) == sent
 
 
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    house = House(tmp_path)
-    yield house
-    house.end()
-
-
 async def test_a_server_stops_while_the_database_is_locked_and_its_messages_come_again(
     house: House,
 ) -> None:
@@ -152,13 +145,6 @@ async def test_a_server_stops_while_the_database_is_locked_and_its_messages_come
     for message_id in (ended, cut_off):
         # It had left word that its end is no crash.
         assert (await house.noted("begun", message_id, times=2)).attempt == 1
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    fleet = Fleet(tmp_path)
-    yield fleet
-    fleet.end()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -17,13 +17,6 @@ CLIENTS = 500
 BATCH = 5
 KEPT = "SELECT data, count(*) FROM kvqueue_messages WHERE type = 'kept' GROUP BY data"
 HERE = Path(__file__).parent
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    house = House(tmp_path)
-    yield house
-    house.end()
 
 
 class Client:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 import sqlite3
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -44,13 +44,6 @@ class Witness:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "q.db"
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    fleet = Fleet(tmp_path)
-    yield fleet
-    fleet.end()
 
 
 @asynccontextmanager

@@ -5,7 +5,7 @@ import os
 import signal
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
@@ -30,13 +30,6 @@ from tests.web.serving import House, Server
 
 HERE = Path(__file__).parent
 REFUSALS = (KvQueueNotStartedError, KvQueueClosedError)
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    house = House(tmp_path)
-    yield house
-    house.end()
 
 
 def stored(url: Path | str) -> list[int]:
