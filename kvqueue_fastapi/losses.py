@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Final
 from uuid import UUID
 
@@ -43,13 +44,21 @@ def _is_flat(data: Any, encoded: bytes) -> bool:
             return False
         return _SCALARS.issuperset(map(type, data.values()))
     if isinstance(data, BaseModel):
+        if getattr(data, "__pydantic_extra__", None):
+            return False
+        if b"null" not in encoded and encoded.count(b"{") == 1 and _names_its_fields(kind):
+            return True
         fields = data.__dict__.values()
-        is_flat = _SCALARS.issuperset(map(type, fields)) and not getattr(
-            data, "__pydantic_extra__", None
-        )
         # A float of a model that is no number may have become null.
-        return is_flat and (b"null" not in encoded or not any(map(_is_no_number, fields)))
+        return _SCALARS.issuperset(map(type, fields)) and not any(map(_is_no_number, fields))
     return kind in _SCALARS
+
+
+@lru_cache(maxsize=4096)
+def _names_its_fields(model: type[BaseModel]) -> bool:
+    """Whether the names in its JSON are those of its fields: each is there once."""
+    is_custom = model.__pydantic_decorators__.model_serializers
+    return not is_custom and not model.__pydantic_root_model__
 
 
 def _twice(encoded: bytes) -> str | None:

@@ -11,9 +11,9 @@ from kvqueue_fastapi.store.sqlite import statements as sql
 from kvqueue_fastapi.store.sqlite.claims import claim, make_ready
 from kvqueue_fastapi.store.sqlite.connection import (
     Patience,
+    WriteTransaction,
     patiently,
     store_error,
-    write_transaction,
 )
 from kvqueue_fastapi.store.sqlite.keys import Keys
 from kvqueue_fastapi.store.sqlite.leases import Undertaker
@@ -61,7 +61,7 @@ class Batch:
     def apply(self, connection: sqlite3.Connection, requests: Sequence[Request]) -> Answers:
         """Apply all requests durably."""
         try:
-            with write_transaction(connection, self._patience):
+            with WriteTransaction(connection, self._patience):
                 answers = self._together(connection, requests)
                 new_types = self._remember_types(connection, requests, answers)
             self._known_types |= new_types
@@ -70,13 +70,11 @@ class Batch:
         except Exception:  # noqa: BLE001 because whose error it is shows when each is alone
             answers = self._one_by_one(connection, requests)
         _tell_of_claims(requests, answers)
-        return Answers(
-            answers, any(map(_may_change, requests)), any(map(_may_change_keys, requests))
-        )
+        return Answers(answers, *_may_change(requests))
 
     def ready_types(self, connection: sqlite3.Connection, after: str, limit: int) -> list[str]:
         """Types with something to claim, in order, beginning behind `after`."""
-        with write_transaction(connection, self._patience):
+        with WriteTransaction(connection, self._patience):
             now_ms, steady_ms = self._clock.wall_ms(), self._clock.steady_ms()
             make_ready(connection, self._undertaker, now_ms=now_ms, steady_ms=steady_ms)
         names = {"after": after, "limit": limit}
@@ -114,9 +112,14 @@ class Batch:
         self, connection: sqlite3.Connection, requests: Sequence[Request], answers: Sequence[Any]
     ) -> set[str]:
         """Note when a type was first sent. Returns those that are new to this process."""
-        writes = [request for request in requests if isinstance(request, AtomicWrite)]
-        if not {send.type for write in writes for send in write.sends} - self._known_types:
-            return set()
+        unknown = {
+            send.type
+            for request in requests
+            if isinstance(request, AtomicWrite)
+            for send in request.sends
+        } - self._known_types
+        if not unknown:
+            return unknown
         sent = {
             send.type
             for request, answer in zip(requests, answers, strict=True)
@@ -141,7 +144,7 @@ class Batch:
 
     def _alone(self, connection: sqlite3.Connection, request: Request) -> Any:
         try:
-            with write_transaction(connection, self._patience):
+            with WriteTransaction(connection, self._patience):
                 now_ms, steady_ms = self._clock.wall_ms(), self._clock.steady_ms()
                 if isinstance(request, AtomicWrite):
                     return self._write(connection, request, now_ms)
@@ -193,7 +196,13 @@ class _Gathered:
         self._owners: list[tuple[int, int, int | None]] = []
 
     def read_for(self, requests: Sequence[Request]) -> None:
-        self._keys.read_for(one for one in requests if isinstance(one, AtomicWrite))
+        self._keys.read_for(
+            [
+                one
+                for one in requests
+                if isinstance(one, AtomicWrite) and (one.checks or one.mutations)
+            ]
+        )
 
     def add(self, index: int, write: AtomicWrite) -> None:
         version = None
@@ -276,20 +285,22 @@ def _tell_of_claims(requests: Sequence[Request], answers: Sequence[Any]) -> None
             request.taken(answer)
 
 
-def _may_change(request: Request) -> bool:
-    if isinstance(request, AtomicWrite):
-        return bool(request.sends or request.settlements)
-    if isinstance(request, SettleRequest):
-        return any(map(_frees, request.settlements))
-    return False
-
-
-def _may_change_keys(request: Request) -> bool:
-    if isinstance(request, ClaimRequest):
-        return False
-    if isinstance(request, AtomicWrite) and request.mutations:
-        return True
-    return any(map(_writes_keys, request.settlements))
+def _may_change(requests: Sequence[Request]) -> tuple[bool, bool]:
+    """Whether something may have become claimable, and whether a key may read otherwise."""
+    changed = keys_changed = False
+    for request in requests:
+        if isinstance(request, AtomicWrite):
+            changed = changed or bool(request.sends or request.settlements)
+            keys_changed = keys_changed or bool(request.mutations)
+            settlements = request.settlements
+        elif isinstance(request, SettleRequest):
+            settlements = request.settlements
+            changed = changed or any(map(_frees, settlements))
+        else:
+            continue
+        if settlements and not keys_changed:
+            keys_changed = any(map(_writes_keys, settlements))
+    return changed, keys_changed
 
 
 def _writes_keys(settlement: Settlement) -> bool:

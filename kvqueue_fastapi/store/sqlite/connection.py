@@ -6,7 +6,8 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
+from types import TracebackType
 from typing import Final, TypeVar
 
 from kvqueue_fastapi.errors import StoreBusyError, StoreError
@@ -131,23 +132,48 @@ def patiently(attempt: Callable[[], R], patience: Patience) -> R:
         time.sleep(random.uniform(_SHORTEST_WAIT_S, _LONGEST_WAIT_S))  # noqa: S311 because it is no secret
 
 
-@contextlib.contextmanager
-def write_transaction(connection: sqlite3.Connection, patience: Patience) -> Generator[None]:
-    """All of the block in one transaction, or nothing."""
-    patiently(lambda: connection.execute(BEGIN), patience)
-    patience.outages.has_lock()
-    changes = connection.total_changes
-    try:
-        yield
-        patiently(lambda: connection.execute(COMMIT), patience)
-    except BaseException as error:
+class WriteTransaction:
+    """All of the block in one transaction, or nothing.
+
+    A class and no generator, because every batch begins one.
+    """
+
+    __slots__ = ("_changes", "_connection", "_patience")
+
+    def __init__(self, connection: sqlite3.Connection, patience: Patience) -> None:
+        self._connection = connection
+        self._patience = patience
+
+    def __enter__(self) -> None:
+        patiently(self._begin, self._patience)
+        self._patience.outages.has_lock()
+        self._changes = self._connection.total_changes
+
+    def __exit__(
+        self, kind: object, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._end(error)
+            return
+        try:
+            patiently(self._commit, self._patience)
+        except BaseException as failure:
+            self._end(failure)
+            raise
+        if self._connection.total_changes > self._changes:
+            self._patience.outages.has_written()
+
+    def _begin(self) -> None:
+        self._connection.execute(BEGIN)
+
+    def _commit(self) -> None:
+        self._connection.execute(COMMIT)
+
+    def _end(self, error: BaseException) -> None:
         if isinstance(error, sqlite3.Error):
-            patience.outages.has_failed(error)
-        if connection.in_transaction:
-            connection.execute(ROLLBACK)
-        raise
-    if connection.total_changes > changes:
-        patience.outages.has_written()
+            self._patience.outages.has_failed(error)
+        if self._connection.in_transaction:
+            self._connection.execute(ROLLBACK)
 
 
 def _create(path: str) -> None:

@@ -69,6 +69,16 @@ class DatabaseThread:
         self._put((job, done))
         return await future
 
+    def submit(self, job: Callable[[sqlite3.Connection], R], done: Done) -> None:
+        """Run `job` on the connection, and `done` after it, in this thread.
+
+        Args:
+            job: what to run.
+            done: takes what it returned, or None and the error that kept it from running or
+                ended it. It must not raise.
+        """
+        self._put((job, done))
+
     def call(self, job: Callable[[sqlite3.Connection], R]) -> R:
         """Run `job` on the connection from any other thread, and block until it is done."""
         future: Future[R] = Future()

@@ -5,9 +5,10 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, TypeVarTuple, Unpack
 
 from kvqueue_fastapi.endings import in_own_thread
+from kvqueue_fastapi.errors import StoreBusyError
 from kvqueue_fastapi.model import (
     AtomicWrite,
     Claimed,
@@ -28,13 +29,13 @@ from kvqueue_fastapi.store.base import (
 )
 from kvqueue_fastapi.store.sqlite import statements as sql
 from kvqueue_fastapi.store.sqlite.admin import SqliteAdmin
-from kvqueue_fastapi.store.sqlite.batch import Batch
+from kvqueue_fastapi.store.sqlite.batch import Answers, Batch
 from kvqueue_fastapi.store.sqlite.connection import (
     Patience,
+    WriteTransaction,
     connect,
     patiently,
     store_error,
-    write_transaction,
 )
 from kvqueue_fastapi.store.sqlite.database_thread import DatabaseThread
 from kvqueue_fastapi.store.sqlite.forks import OpenFile
@@ -45,9 +46,11 @@ from kvqueue_fastapi.store.sqlite.location import MEMORY, SameFile, path_of, ref
 from kvqueue_fastapi.store.sqlite.reader import FileReader, Reader, ThreadReader
 from kvqueue_fastapi.store.sqlite.schema import migrate, the_row
 from kvqueue_fastapi.store.sqlite.sweeps import sweep
-from kvqueue_fastapi.store.writer import Writer
+from kvqueue_fastapi.store.writer import Batch as WriteBatch
+from kvqueue_fastapi.store.writer import TaskWriter, Writer
 
 R = TypeVar("R")
+Arguments = TypeVarTuple("Arguments")
 
 ROW_BYTES: Final = 256
 """About what a message takes beside its payload: large batches hold the lock for long, too."""
@@ -84,9 +87,9 @@ class SqliteStore:
         self._loop = asyncio.get_running_loop()
         self._wakes: list[Callable[[], None]] = []
         self._key_wakes: list[Callable[[], None]] = []
-        self._writer: Writer[Request] = Writer(self._apply)
+        self._writer: Writer[Request] = Writer(self._begin_batch)
         # Gathered as writes are: a hundred that read at once share one hop between threads.
-        self._getter: Writer[Sequence[bytes]] = Writer(self._get_together)
+        self._getter: Writer[Sequence[bytes]] = TaskWriter(self._get_together)
         self._users = 1
         self._closing = False
         self._users_lock = threading.Lock()
@@ -120,7 +123,9 @@ class SqliteStore:
 
     async def commit(self, write: AtomicWrite) -> Committed:
         """Write all of it durably, or nothing."""
-        size_bytes = sum(ROW_BYTES + len(send.data) for send in write.sends)
+        size_bytes = 0
+        for send in write.sends:
+            size_bytes += ROW_BYTES + len(send.data)
         for mutation in write.mutations:
             if isinstance(mutation, KvSet):
                 size_bytes += len(mutation.value)
@@ -218,7 +223,7 @@ class SqliteStore:
         """Prolong leases, given as pairs of message id and token. Returns the ids of the lost."""
 
         def work(connection: sqlite3.Connection) -> frozenset[int]:
-            with write_transaction(connection, self._patience):
+            with WriteTransaction(connection, self._patience):
                 return extend(connection, leases, self._clock.steady_ms() + lease_ms)
 
         return self._call(work)
@@ -279,15 +284,36 @@ class SqliteStore:
         if self._file is not None:
             self._file.close()
 
-    async def _apply(self, requests: Sequence[Request]) -> list[object]:
-        answers, changed, keys_changed = await self._run(
-            lambda connection: self._batch.apply(connection, requests)
-        )
-        if changed:
+    def _begin_batch(self) -> None:
+        self._thread.submit(self._write_batch, self._refuse_batch)
+
+    def _write_batch(self, connection: sqlite3.Connection) -> None:
+        batch = self._writer.take()
+        try:
+            answers = self._batch.apply(connection, batch.requests)
+        except BaseException as error:  # noqa: BLE001 because it is every caller's answer
+            self._answer_all(batch, error)
+        else:
+            self._on_loop(self._answer, batch, answers)
+
+    def _refuse_batch(self, _result: None, error: BaseException | None) -> None:
+        if error is not None:
+            self._answer_all(self._writer.take(), error)
+
+    def _answer_all(self, batch: WriteBatch[Request], error: BaseException) -> None:
+        if isinstance(error, sqlite3.Error):
+            error = store_error(error, self._path)
+        if isinstance(error, StoreBusyError):
+            self._writer.join(batch)
+        answers = Answers([error] * len(batch.futures), changed=False, keys_changed=False)
+        self._on_loop(self._answer, batch, answers)
+
+    def _answer(self, batch: WriteBatch[Request], answers: Answers) -> None:
+        if answers.changed:
             _call_all(self._wakes)
-        if keys_changed:
+        if answers.keys_changed:
             _call_all(self._key_wakes)
-        return answers
+        self._writer.answer(batch, answers.answers)
 
     async def _get_together(self, requests: Sequence[Sequence[bytes]]) -> list[object]:
         answers: list[object] = []
@@ -318,7 +344,7 @@ class SqliteStore:
 
     async def _transact(self, work: Callable[[sqlite3.Connection], R]) -> R:
         def durably(connection: sqlite3.Connection) -> R:
-            with write_transaction(connection, self._patience):
+            with WriteTransaction(connection, self._patience):
                 return work(connection)
 
         result = await self._run(durably)
@@ -347,9 +373,12 @@ class SqliteStore:
             raise store_error(error, self._path) from error
 
     def _foreign_change(self) -> None:
+        self._on_loop(self._wake)
+
+    def _on_loop(self, call: Callable[[Unpack[Arguments]], None], *args: *Arguments) -> None:
         try:
-            self._loop.call_soon_threadsafe(self._wake)
-        except RuntimeError:  # the loop was closed: nobody is left to wake
+            self._loop.call_soon_threadsafe(call, *args)
+        except RuntimeError:  # it was closed: nobody is left there
             return
 
     def _wake(self) -> None:

@@ -70,10 +70,9 @@ class Keys:
 
     def read_for(self, writes: Iterable[AtomicWrite]) -> None:
         """Read at once what these writes will look at."""
-        looked_at = {
-            key for write in writes if write.checks or write.mutations for key in _looked_at(write)
-        }
-        self._read(looked_at - self._seen.keys())
+        looked_at = {key for write in writes for key in _looked_at(write)}
+        if looked_at:
+            self._read(looked_at - self._seen.keys())
 
     def plan(self, write: AtomicWrite) -> Changes | None:
         """Find what a write will do, without doing it. None: a check failed.

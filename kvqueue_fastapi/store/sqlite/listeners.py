@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from kvqueue_fastapi.store.base import Clock
 from kvqueue_fastapi.store.sqlite import statements as sql
-from kvqueue_fastapi.store.sqlite.connection import Patience, write_transaction
+from kvqueue_fastapi.store.sqlite.connection import Patience, WriteTransaction
 from kvqueue_fastapi.store.sqlite.leases import Undertaker
 from kvqueue_fastapi.store.sqlite.location import MEMORY, boot_id
 from kvqueue_fastapi.store.sqlite.presence import Presence, forget, has_stopped, is_dead
@@ -49,7 +49,7 @@ class Listeners:
             "types": json.dumps(sorted(types)),
         }
         try:
-            with write_transaction(connection, self._patience):
+            with WriteTransaction(connection, self._patience):
                 connection.execute(sql.INSERT_LISTENER, names)
         except BaseException:
             _end(presence)
@@ -59,13 +59,13 @@ class Listeners:
 
     def retire(self, connection: sqlite3.Connection, listener_id: int) -> None:
         """Keep the mark of life, but let its end be no crash."""
-        with write_transaction(connection, self._patience):
+        with WriteTransaction(connection, self._patience):
             connection.execute(sql.RETIRE_LISTENER, {"id": listener_id})
 
     def leave(self, connection: sqlite3.Connection, listener_id: int) -> None:
         """Take the mark of life away, and give back what the listener still holds."""
         try:
-            with write_transaction(connection, self._patience):
+            with WriteTransaction(connection, self._patience):
                 connection.execute(sql.RELEASE_ALL_OF, {"holder": listener_id})
                 connection.execute(sql.DELETE_LISTENER, {"id": listener_id})
         except BaseException:
@@ -112,7 +112,7 @@ class Listeners:
 
     def _free(self, connection: sqlite3.Connection, listener_id: int) -> int:
         stopped = has_stopped(self._path, listener_id)
-        with write_transaction(connection, self._patience):
+        with WriteTransaction(connection, self._patience):
             if stopped:
                 connection.execute(sql.RETIRE_LISTENER, {"id": listener_id})
             return self._undertaker.end_of(connection, listener_id, self._clock.wall_ms())

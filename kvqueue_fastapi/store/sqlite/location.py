@@ -81,7 +81,7 @@ class SameFile:
     """
 
     def __init__(self, path: str) -> None:
-        self._path = Path(path)
+        self._path = path
         self._is_file = path != MEMORY
         self._opened: tuple[int, int] | None = None
 
@@ -94,7 +94,7 @@ class SameFile:
         if not self._is_file:
             return
         try:
-            status = self._path.stat()
+            status = os.stat(self._path)  # noqa: PTH116 because it precedes every batch
         except (FileNotFoundError, NotADirectoryError):
             found = None
         except OSError:  # no right to look any more, which says nothing of the file

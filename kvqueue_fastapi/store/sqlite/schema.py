@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 from kvqueue_fastapi.errors import StoreError
 from kvqueue_fastapi.store.migrations import Migration, load_migrations, pending
 from kvqueue_fastapi.store.sqlite import statements as sql
-from kvqueue_fastapi.store.sqlite.connection import Patience, patiently, write_transaction
+from kvqueue_fastapi.store.sqlite.connection import Patience, WriteTransaction, patiently
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ def migrate(
     # Even a read can find the file locked, while another process closes or recovers it.
     if patiently(lambda: _is_current(connection, known), patience):
         return
-    with write_transaction(connection, patience):
+    with WriteTransaction(connection, patience):
         if not connection.execute(sql.HAS_SCHEMA).fetchone():
             connection.execute(sql.CREATE_SCHEMA)
             connection.execute(sql.INSERT_SCHEMA)

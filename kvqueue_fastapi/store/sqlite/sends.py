@@ -3,8 +3,10 @@
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
-from itertools import chain
+from itertools import chain, groupby
 from typing import Final
+
+from pydantic_core import to_json
 
 from kvqueue_fastapi.errors import IdempotencyConflictError
 from kvqueue_fastapi.model import Send
@@ -13,6 +15,7 @@ from kvqueue_fastapi.store.sqlite import statements as sql
 Row = tuple[str, str, int, int, int, int, str | None, str | None, int | None]
 
 READY, DELAYED, BLOCKED = 0, 1, 2
+_NOTHING_ASKED: Final = Send("", "")[2:]
 MAX_ID: Final = (1 << 63) - 1
 
 
@@ -23,9 +26,13 @@ def insert(
     requeued_from: int | None = None,
 ) -> list[int]:
     """Store messages without an idempotency key. Returns their ids, in order."""
-    rows = [_row(send, now_ms, requeued_from) for send in sends]
-    ids = _insert_rows(connection, rows)
-    promote_heads(connection, (send.ordering_key for send in sends), now_ms)
+    ids: list[int] = []
+    for is_plain, run in groupby(sends, _is_plain):
+        if is_plain and requeued_from is None:
+            ids += _insert_plain(connection, list(run), now_ms)
+        else:
+            ids += _insert_rows(connection, [_row(send, now_ms, requeued_from) for send in run])
+    promote_heads(connection, [send.ordering_key for send in sends], now_ms)
     return ids
 
 
@@ -96,21 +103,34 @@ def _row(send: Send, now_ms: int, requeued_from: int | None) -> Row:
     )
 
 
+def _is_plain(send: Send) -> bool:
+    return send[2:] == _NOTHING_ASKED
+
+
+def _insert_plain(connection: sqlite3.Connection, sends: Sequence[Send], now_ms: int) -> range:
+    rows = to_json([send[:2] for send in sends]).decode()
+    return _insert(connection, sql.INSERT_PLAIN, (rows, now_ms), len(sends))
+
+
 def _insert_rows(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[int]:
     ids: list[int] = []
-    done = 0
     for size in sql.INSERT_SIZES:
-        while len(rows) - done >= size:
-            values = tuple(chain.from_iterable(rows[done : done + size]))
-            try:
-                last = connection.execute(sql.INSERT_MESSAGES[size], values).lastrowid or 0
-            except sqlite3.OperationalError:
-                _refuse_without_ids(connection)
-                raise
-            # One writer, one statement: AUTOINCREMENT has numbered them without a gap.
-            ids.extend(range(last - size + 1, last + 1))
-            done += size
+        while len(rows) - len(ids) >= size:
+            values = tuple(chain.from_iterable(rows[len(ids) : len(ids) + size]))
+            ids += _insert(connection, sql.INSERT_MESSAGES[size], values, size)
     return ids
+
+
+def _insert(
+    connection: sqlite3.Connection, statement: str, values: tuple[object, ...], count: int
+) -> range:
+    try:
+        last = connection.execute(statement, values).lastrowid or 0
+    except sqlite3.OperationalError:
+        _refuse_without_ids(connection)
+        raise
+    # One writer, one statement: AUTOINCREMENT has numbered them without a gap.
+    return range(last - count + 1, last + 1)
 
 
 def _refuse_without_ids(connection: sqlite3.Connection) -> None:

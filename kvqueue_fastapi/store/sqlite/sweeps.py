@@ -4,7 +4,7 @@ import sqlite3
 from typing import Final
 
 from kvqueue_fastapi.store.sqlite import statements as sql
-from kvqueue_fastapi.store.sqlite.connection import Patience, patiently, write_transaction
+from kvqueue_fastapi.store.sqlite.connection import Patience, WriteTransaction, patiently
 
 SLICE: Final = 500
 _PAGES: Final = 1_000
@@ -18,7 +18,7 @@ def sweep(
     Returns: how many rows went; 0: there is nothing left to sweep.
     """
     names = {"now_ms": now_ms, "before_ms": now_ms - retention_ms, "slice": SLICE}
-    with write_transaction(connection, patience):
+    with WriteTransaction(connection, patience):
         gone = sum(
             connection.execute(statement, names).rowcount
             for statement in (sql.SWEEP_DEAD_LETTERS, sql.SWEEP_IDEMPOTENCY, sql.SWEEP_KEYS)

@@ -189,8 +189,8 @@ async def test_messages_of_a_cancelled_claim_come_again(
 ) -> None:
     sent = await send(store, mail())
     task = asyncio.create_task(claim(store, lease_ms=10))
-    for _ in range(2):  # the second one lets its batch begin
-        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    store.extend([], lease_ms=10)  # blocks until its batch is over
     task.cancel()
     hidden = await claimed_ids(store)
 
