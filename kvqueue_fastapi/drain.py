@@ -4,7 +4,6 @@ import asyncio
 import contextvars
 import logging
 import threading
-from functools import partial
 
 from kvqueue_fastapi.dispatch import Dispatcher
 from kvqueue_fastapi.endings import in_own_thread
@@ -15,7 +14,7 @@ from kvqueue_fastapi.model import Claimed, Settlement
 from kvqueue_fastapi.redaction import EVERYTHING, Redaction
 from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.settings import KvQueueSettings
-from kvqueue_fastapi.store.base import Store
+from kvqueue_fastapi.store.base import ClaimRequest, Store
 from kvqueue_fastapi.turns import Turns
 
 log = logging.getLogger("kvqueue_fastapi")
@@ -60,17 +59,16 @@ class Drain:
         try:
             while not idle:
                 turn = await turns.next(lambda _: 1)
-                take = partial(
-                    self._store.claim,
+                request = ClaimRequest(
                     turn.wanted,
                     limit=1 if turn.wanted else 0,
                     lease_ms=round(self._lease_s * 1000),
                     listener_id=listener_id,
                     taken=hold,
                 )
-                claimed = await take()
+                claimed = await self._store.claim(request)
                 if claimed.isolated and not claimed.claims:
-                    claimed = await take(isolated=True)
+                    claimed = await self._store.claim(request._replace(isolated=True))
                 for claim in claimed.claims:
                     await self._handle(holds[claim.id])
                     del holds[claim.id]

@@ -1,11 +1,13 @@
 """A message that is one crash from its end: nothing else begins just before and after it."""
 
 import asyncio
-from collections.abc import Collection, Iterable
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Final
 
+from kvqueue_fastapi.message import Hold
 from kvqueue_fastapi.model import Wanted
 from kvqueue_fastapi.rooms import Rooms
+from kvqueue_fastapi.workers import Workers
 
 APART_S: Final = 10.0
 """For so long others are kept apart, and no longer: a handler may take hours."""
@@ -16,13 +18,13 @@ class Isolation:
 
     Args:
         rooms: what there is room for.
-        running: the handlers that run now.
+        workers: where others are handled.
     """
 
-    def __init__(self, rooms: Rooms, running: Collection[asyncio.Task[Any]]) -> None:
+    def __init__(self, rooms: Rooms, workers: Workers) -> None:
         self._rooms = rooms
-        self._running = running
-        self._lasting: set[asyncio.Task[Any]] = set()
+        self._workers = workers
+        self._lasting: set[Hold] = set()
         self._owed: set[str] = set()
 
     def owed(self, wanted: Iterable[Wanted]) -> list[str]:
@@ -38,7 +40,8 @@ class Isolation:
 
     async def until_idle(self) -> None:
         """Wait until nothing runs, or only what has outlasted such a wait."""
-        self._lasting.intersection_update(self._running)
-        if awaited := set(self._running) - self._lasting:
+        self._lasting.intersection_update(self._workers.running.values())
+        if awaited := self._workers.others_than(self._lasting):
             _, pending = await asyncio.wait(awaited, timeout=APART_S)
-            self._lasting |= pending
+            running = self._workers.running
+            self._lasting.update(running[worker] for worker in pending if worker in running)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from kvqueue_fastapi.dispatch import Dispatcher, failure_of
@@ -22,9 +23,10 @@ from kvqueue_fastapi.rooms import Rooms, is_cut_off
 from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.settling import Settler
-from kvqueue_fastapi.store.base import SUSPECT_CRASHES, Store
+from kvqueue_fastapi.store.base import SUSPECT_CRASHES, ClaimRequest, Store
 from kvqueue_fastapi.turns import Turns
 from kvqueue_fastapi.unhandled import UnhandledTypes
+from kvqueue_fastapi.workers import Workers
 
 log = logging.getLogger("kvqueue_fastapi")
 
@@ -56,17 +58,17 @@ class Listener:
     ) -> None:
         self._store = store
         self._types = table.types
-        self._slots = settings.concurrency
         self._grace_s = settings.shutdown_timeout_s
         self._lease_ms = round(settings.lease_s * 1000)
         self._poll_s = settings.poll_interval_s
         self._listener_id = 0
         self._holds: dict[int, Hold] = {}
         self._waiting: deque[Hold] = deque()
-        self._running: dict[asyncio.Task[None], Hold] = {}
+        self._workers = Workers(settings.concurrency, self._waiting, self._handle, self._failed)
+        self._running = self._workers.running
         self._quarantined: dict[int, float] = {}
         self._rooms = Rooms(table, settings)
-        self._isolation = Isolation(self._rooms, self._running.keys())
+        self._isolation = Isolation(self._rooms, self._workers)
         any_type = settings.unhandled == "fail"
         self._turns = Turns(store, table.types, any_type=any_type)
         self._unhandled = None if any_type else UnhandledTypes(store, frozenset(table.types))
@@ -76,6 +78,8 @@ class Listener:
         self._settler = Settler(store, self._holds)
         self._keeper = LeaseKeeper(store, self._holds, settings.lease_s)
         self._wake = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._offers: set[asyncio.Future[Claimed]] = set()
         self._more = False
         self._stopping = False
         self._lingering = 0
@@ -140,7 +144,7 @@ class Listener:
                     self._wake.clear()
                 pause_s = BACKOFF_S[min(errors, len(BACKOFF_S) - 1)]
                 errors += 1
-            await self._pause(pause_s)
+            await self._pause(pause_s, offering=not errors)
 
     async def _claim_all(self) -> float:
         """Claim until there is nothing more, or no room. Returns seconds until to look again."""
@@ -179,22 +183,24 @@ class Listener:
         await self._isolation.until_idle()
         # What there is room for now: what was claimed just before may have taken it.
         wanted = self._isolation.admit(types)
-        if wanted and not self._stopping and len(self._running) < self._slots:
+        if wanted and not self._stopping and len(self._running) < self._rooms.slots:
             self._accept((await self._claim(wanted, 1, isolated=True)).claims)
             await self._isolation.until_idle()
 
     async def _claim(
         self, wanted: Sequence[Wanted], limit: int, *, isolated: bool = False
     ) -> Claimed:
-        limit = limit if wanted else 0
-        return await self._store.claim(
+        request = self._request(wanted, limit if wanted else 0)
+        return await self._store.claim(request._replace(isolated=isolated))
+
+    def _request(self, wanted: Sequence[Wanted], limit: int) -> ClaimRequest:
+        return ClaimRequest(
             wanted,
-            limit=limit,
-            lease_ms=self._lease_ms,
-            listener_id=self._listener_id,
+            limit,
+            self._lease_ms,
+            self._listener_id,
             quarantined=limit > 0 and not self._is_quarantining(),
             taken=self._hold,
-            isolated=isolated,
         )
 
     def _is_quarantining(self) -> bool:
@@ -208,14 +214,62 @@ class Listener:
         for claim in claimed.claims:
             self._holds[claim.id] = Hold(claim, claimed.claimed_at, self._lease_ms / 1000)
 
-    async def _pause(self, seconds: float) -> None:
+    async def _pause(self, seconds: float, *, offering: bool) -> None:
         if self._waiting:
             seconds = min(seconds, TIDY_S)
         if self._quarantined:
             seconds = min(seconds, APART_S)
-        timer = asyncio.get_running_loop().call_later(seconds, self._wake.set)
+        self._look_in(seconds)
+        if offering:
+            self._offer()
         await self._wake.wait()
-        timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        offers, self._offers = self._offers, set()
+        if answered := [offer for offer in offers if not self._store.withdraw(offer)]:
+            await asyncio.wait(answered)
+
+    def _look_in(self, seconds: float) -> None:
+        """Look whether there is something to claim so soon at the latest."""
+        loop = asyncio.get_running_loop()
+        at = loop.time() + seconds
+        if self._timer is not None:
+            if self._timer.when() <= at:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_at(at, self._wake.set)
+
+    def _offer(self) -> None:
+        """Have what is sent here next claimed in its own commit, as far as there is room."""
+        turn = self._turns.few(self._rooms.of)
+        if turn is None or self._wake.is_set():
+            return
+        self._more = self._more or turn.full
+        for part in self._rooms.parts(turn.wanted):
+            limit = self._rooms.limit_of(part)
+            if not part or not limit or self._isolation.owed(part):
+                continue
+            offer = self._store.offer(self._request(part, limit), self._wake.set)
+            offer.add_done_callback(partial(self._take_offered, part, limit))
+            self._offers.add(offer)
+
+    def _take_offered(
+        self, wanted: Sequence[Wanted], limit: int, offer: asyncio.Future[Claimed]
+    ) -> None:
+        is_pausing = offer in self._offers
+        self._offers.discard(offer)
+        if offer.cancelled() or offer.exception() is not None:
+            self._wake.set()  # the next claim meets the same error, and tells
+            return
+        claimed = offer.result()
+        self._accept(claimed.claims)
+        if claimed.isolated or is_cut_off(wanted, claimed.claims, limit):
+            self._wake.set()
+        elif is_pausing:
+            if claimed.next_due_ms is not None:
+                self._look_in(claimed.next_due_ms / 1000)
+            self._offer()
 
     def _accept(self, claims: Iterable[Claim]) -> None:
         for claim in claims:
@@ -225,7 +279,7 @@ class Listener:
             self._waiting.append(self._holds[claim.id])
         if self._stopping:
             self._give_back(self._waiting)
-        self._fill_slots()
+        self._workers.start()
 
     async def _tidy(self) -> None:
         if self._unhandled is not None:
@@ -253,15 +307,6 @@ class Listener:
 
     # --- handling ---
 
-    def _fill_slots(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._waiting and len(self._running) < self._slots:
-            hold = self._waiting.popleft()
-            # Each in an empty context of its own: nothing leaks from one message to another.
-            task = loop.create_task(self._handle(hold), context=contextvars.Context())
-            self._running[task] = hold
-            task.add_done_callback(self._handled)
-
     async def _handle(self, hold: Hold) -> None:
         if hold.has_run_out:
             # This process was frozen: another one may be at it.
@@ -280,26 +325,22 @@ class Listener:
         else:
             self._lingering += 1
 
-    def _handled(self, task: asyncio.Task[None]) -> None:
-        hold = self._running.pop(task)
-        if not hold.ended and not task.cancelled() and (error := task.exception()):
-            # What no handler may raise, such as GeneratorExit.
-            if hold.settled:
-                self._let_go(hold)
-                return
+    def _failed(self, hold: Hold, error: BaseException) -> None:
+        """Of what no handler may raise, such as GeneratorExit."""
+        if hold.settled:
+            self._let_go(hold)
+        elif not hold.ended:
             claim = hold.claim
-            failure = failure_of(error)
             self._end(
                 claim,
                 Settlement(
                     claim.id,
                     claim.token,
                     Outcome.DEAD,
-                    failure=failure,
+                    failure=failure_of(error),
                     ordering_key=claim.ordering_key,
                 ),
             )
-        self._fill_slots()
 
     def _end(self, claim: Claim, settlement: Settlement) -> None:
         self._settler.add(settlement)

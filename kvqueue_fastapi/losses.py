@@ -46,7 +46,7 @@ def _is_flat(data: Any, encoded: bytes) -> bool:
     if isinstance(data, BaseModel):
         if getattr(data, "__pydantic_extra__", None):
             return False
-        if b"null" not in encoded and encoded.count(b"{") == 1 and _names_its_fields(kind):
+        if b"null" not in encoded and encoded.count(b"{") == 1 and _names_its_fields(type(data)):
             return True
         fields = data.__dict__.values()
         # A float of a model that is no number may have become null.

@@ -24,29 +24,33 @@ class Rooms:
     A listener claims a little more than it has slots, so that the next message is there when a
     slot gets free. How much is a matter of its pace: as much as it ends in `AHEAD_S`. Types
     with a limit of their own are never claimed ahead.
+
+    Attributes:
+        slots: how many handlers may run at once.
     """
 
     def __init__(self, table: HandlerTable, settings: KvQueueSettings) -> None:
         self._table = table
-        self._slots = settings.concurrency
+        self.slots = settings.concurrency
         self._threads = settings.sync_concurrency
         self._held = 0
         self._held_in_threads = 0
         self._held_of: Counter[str] = Counter()
+        self._limited = {one.message_type: one for one in table if _is_limited(one)}
         self._ahead = 0
         self._ended = 0
         self._measured_at = time.monotonic()
 
     def limit(self) -> int:
         """How many to claim in one go now; 0: not worth it yet."""
-        free = self._slots + self._ahead - self._held
+        free = self.slots + self._ahead - self._held
         # Half a batch at least, unless there is nothing else to do meanwhile.
         return min(free, MOST_AT_ONCE) if free > self._ahead // 2 else 0
 
     def of(self, message_type: str) -> int:
         """How many of a type there is room for."""
         handler = self._table.get(message_type)
-        most = self._slots + self._ahead - self._held
+        most = self.slots + self._ahead - self._held
         if handler is None:
             return most
         if handler.concurrency is not None:
@@ -87,13 +91,12 @@ class Rooms:
         now = time.monotonic()
         if now - self._measured_at >= MEASURE_S:
             pace = self._ended / (now - self._measured_at)
-            self._ahead = min(int(pace * AHEAD_S), MOST_AHEAD * self._slots)
+            self._ahead = min(int(pace * AHEAD_S), MOST_AHEAD * self.slots)
             self._ended, self._measured_at = 0, now
 
     def _count(self, message_type: str, change: int) -> None:
         self._held += change
-        handler = self._table.get(message_type)
-        if handler is not None and _is_limited(handler):
+        if handler := self._limited.get(message_type):
             self._held_of[message_type] += change
             if not handler.is_async:
                 self._held_in_threads += change

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+from collections import deque
 from contextlib import closing
 from pathlib import Path
 
@@ -10,7 +11,10 @@ import pytest
 from kvqueue_fastapi import KvQueueSettings, on_queue_message
 from kvqueue_fastapi.handlers.table import HandlerTable
 from kvqueue_fastapi.isolation import Isolation
+from kvqueue_fastapi.message import Hold
+from kvqueue_fastapi.model import Claim
 from kvqueue_fastapi.rooms import Rooms
+from kvqueue_fastapi.workers import Workers
 from tests.contract.harness import Seen, running
 
 
@@ -136,8 +140,8 @@ async def test_isolated_message_waits_for_room_and_then_comes_before_its_type(
         await suspect(tmp_path, "suspect")
         await worker.seen.reach(8)
 
-    # The second had been claimed when it was told of the suspect.
-    order = ("first", "second", "suspect", "third")
+    # The second had been claimed when it was told of the suspect, and was given back.
+    order = ("first", "suspect", "second", "third")
     assert worker.seen == [f"{name} {does}" for name in order for does in ("begins", "ends")]
 
 
@@ -161,8 +165,17 @@ async def test_quarantine_goes_on_behind_a_handler_that_never_returns(
 async def test_who_has_outlasted_one_wait_is_not_waited_for_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    task = asyncio.create_task(asyncio.Event().wait())
-    isolation = Isolation(Rooms(HandlerTable(), KvQueueSettings()), {task})
+    endless = Hold(Claim(1, 1, "work", "null", 1, 0, 0, None, None), claimed_at=0)
+    begun = asyncio.Event()
+
+    async def handle(_hold: Hold) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    workers = Workers(10, deque([endless]), handle, failed=lambda _hold, _error: None)
+    isolation = Isolation(Rooms(HandlerTable(), KvQueueSettings()), workers)
+    workers.start()
+    await begun.wait()
 
     keep_apart_for(0.01, monkeypatch)
     await isolation.until_idle()
@@ -170,5 +183,6 @@ async def test_who_has_outlasted_one_wait_is_not_waited_for_again(
     async with asyncio.timeout(5):
         await isolation.until_idle()
 
-    assert not task.done()
-    task.cancel()
+    assert list(workers.running.values()) == [endless]
+    for worker in workers.running:
+        worker.cancel()

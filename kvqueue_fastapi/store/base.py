@@ -1,5 +1,6 @@
 """The boundary to an engine: the verbs of the flow, and the verbs of the keeper."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
@@ -56,8 +57,8 @@ class ClaimRequest(NamedTuple):
     Attributes:
         wanted: at most `MAX_WANTED` types, in the order in which they take turns.
         limit: how many claims at the most.
-        listener_id: who holds them; 0 is nobody whose death could be seen.
         lease_ms: how long they are hidden from others, if not extended.
+        listener_id: who holds them; 0 is nobody whose death could be seen.
         quarantined: whether one message more may come whose holders died more than once.
         isolated: instead of all that, one message may come that is one crash from its end.
         taken: told of the claims, before they are the answer.
@@ -65,9 +66,9 @@ class ClaimRequest(NamedTuple):
 
     wanted: Sequence[Wanted]
     limit: int
-    listener_id: int
     lease_ms: int
-    quarantined: bool
+    listener_id: int = 0
+    quarantined: bool = True
     taken: Taken | None = None
     isolated: bool = False
 
@@ -91,18 +92,25 @@ class Store(Protocol):
         """End claims, each by itself. Returns, in order, whether the lease still held."""
         ...
 
-    async def claim(
-        self,
-        wanted: Sequence[Wanted],
-        *,
-        limit: int,
-        lease_ms: int,
-        listener_id: int = 0,
-        quarantined: bool = True,
-        taken: Taken | None = None,
-        isolated: bool = False,
-    ) -> Claimed:
-        """Take what is due, types taking turns; see `ClaimRequest`."""
+    async def claim(self, request: ClaimRequest) -> Claimed:
+        """Take what is due, types taking turns."""
+        ...
+
+    def offer(self, request: ClaimRequest, wake: Callable[[], None]) -> asyncio.Future[Claimed]:
+        """Have the next commit of this process that may make something claimable claim it, too.
+
+        So a message that is sent where it can be handled at once needs one commit and not two.
+
+        Args:
+            request: what there is room for.
+            wake: what was given to `subscribe`, and is not called of that commit.
+
+        Returns: what it brought. That may never come; see `withdraw`.
+        """
+        ...
+
+    def withdraw(self, offer: asyncio.Future[Claimed]) -> bool:
+        """Take an offer back. Returns whether it still stood; if not, its answer comes."""
         ...
 
     async def ready_types(self, *, after: str, limit: int) -> list[str]:

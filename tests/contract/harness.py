@@ -17,6 +17,7 @@ from kvqueue_fastapi.message import Hold
 from kvqueue_fastapi.model import Claim, Settlement, Wanted
 from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.store import AnyStore, open_store
+from kvqueue_fastapi.store.base import ClaimRequest
 from kvqueue_fastapi.store.handle import StoreHandle
 
 PATIENCE_S = 10
@@ -171,7 +172,9 @@ class Hand:
         """Take all that is due."""
         wanted = [Wanted(kind, 1_000) for kind in types or self._types]
         claimed = await self.store.claim(
-            wanted, limit=1_000, lease_ms=lease_ms, listener_id=holder, isolated=isolated
+            ClaimRequest(
+                wanted, limit=1_000, lease_ms=lease_ms, listener_id=holder, isolated=isolated
+            )
         )
         return list(claimed.claims)
 

@@ -15,6 +15,7 @@ from kvqueue_fastapi import HandlerError, PayloadTooLargeError, on_queue_message
 from kvqueue_fastapi.model import AtomicWrite, Send, Settlement, Wanted
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import AnyStore, open_store
+from kvqueue_fastapi.store.base import ClaimRequest
 from tests.contract.harness import Bench, Crowd, Seen, running
 
 
@@ -292,6 +293,6 @@ async def empty(store: AnyStore, count: int) -> float:
     """Seconds that it takes to claim and settle so many, ten at a time."""
     began = time.perf_counter()
     for _ in range(count // 10):
-        claimed = await store.claim([Wanted("n", 10)], limit=10, lease_ms=30_000)
+        claimed = await store.claim(ClaimRequest([Wanted("n", 10)], limit=10, lease_ms=30_000))
         await store.settle([Settlement(claim.id, claim.token) for claim in claimed.claims])
     return time.perf_counter() - began

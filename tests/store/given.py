@@ -13,6 +13,7 @@ from kvqueue_fastapi.model import (
     Wanted,
 )
 from kvqueue_fastapi.store import AnyStore
+from kvqueue_fastapi.store.base import ClaimRequest
 
 LEASE_MS = 30_000
 DAY_MS = 86_400_000
@@ -52,7 +53,7 @@ async def claim(
 ) -> list[Claim]:
     wanted = [Wanted(kind, room) for kind in types or ("mail",)]
     options = {"lease_ms": LEASE_MS, **options}
-    return list((await store.claim(wanted, limit=limit, **options)).claims)
+    return list((await store.claim(ClaimRequest(wanted, limit=limit, **options))).claims)
 
 
 async def claimed_ids(store: AnyStore, *types: str, **options: Any) -> list[int]:

@@ -4,6 +4,7 @@ import asyncio
 
 from kvqueue_fastapi.model import Outcome, Send, Wanted
 from kvqueue_fastapi.store import AnyStore
+from kvqueue_fastapi.store.base import ClaimRequest
 from tests.store.given import (
     LEASE_MS,
     ManualClock,
@@ -43,7 +44,7 @@ async def test_claim_takes_no_more_of_a_type_than_there_is_room(store: AnyStore)
     await send(store, *(Send(kind, "1") for kind in "aaabbbccc"))
 
     wanted = [Wanted("a", 1), Wanted("b", 0), Wanted("c", 2)]
-    claimed = await store.claim(wanted, limit=100, lease_ms=LEASE_MS)
+    claimed = await store.claim(ClaimRequest(wanted, limit=100, lease_ms=LEASE_MS))
 
     assert sorted(one.type for one in claimed.claims) == ["a", "c", "c"]
 
@@ -58,7 +59,7 @@ async def test_claim_leaves_types_that_nobody_asked_for(store: AnyStore) -> None
 async def test_claim_of_no_type_brings_nothing(store: AnyStore) -> None:
     await send(store, mail())
 
-    claimed = await store.claim([], limit=0, lease_ms=LEASE_MS)
+    claimed = await store.claim(ClaimRequest([], limit=0, lease_ms=LEASE_MS))
 
     assert claimed.claims == []
 
@@ -120,12 +121,12 @@ async def test_message_that_became_due_goes_before_one_sent_later(
 async def test_claim_tells_how_long_until_the_next_is_due(
     store: AnyStore, clock: ManualClock
 ) -> None:
-    nothing = await store.claim([Wanted("mail", 9)], limit=9, lease_ms=LEASE_MS)
+    nothing = await store.claim(ClaimRequest([Wanted("mail", 9)], limit=9, lease_ms=LEASE_MS))
     await send(store, mail(delay_ms=700), mail(delay_ms=300), mail())
 
-    first = await store.claim([Wanted("mail", 9)], limit=9, lease_ms=LEASE_MS)
+    first = await store.claim(ClaimRequest([Wanted("mail", 9)], limit=9, lease_ms=LEASE_MS))
     clock.pass_ms(300)
-    second = await store.claim([Wanted("mail", 9)], limit=9, lease_ms=LEASE_MS)
+    second = await store.claim(ClaimRequest([Wanted("mail", 9)], limit=9, lease_ms=LEASE_MS))
 
     assert [one.next_due_ms for one in (nothing, first, second)] == [None, 300, 400]
 
@@ -135,7 +136,7 @@ async def test_claim_tells_of_due_messages_of_types_that_it_did_not_ask_for(
 ) -> None:
     await send(store, Send("other", "1", delay_ms=50))
 
-    claimed = await store.claim([Wanted("mail", 9)], limit=9, lease_ms=LEASE_MS)
+    claimed = await store.claim(ClaimRequest([Wanted("mail", 9)], limit=9, lease_ms=LEASE_MS))
 
     assert claimed.next_due_ms == 50
 

@@ -7,6 +7,7 @@ import pytest
 from kvqueue_fastapi.model import Outcome, Query, Send, State, Wanted
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import AnyStore, open_store
+from kvqueue_fastapi.store.base import ClaimRequest
 from tests.store.given import (
     LEASE_MS,
     ManualClock,
@@ -139,8 +140,10 @@ async def test_isolated_message_comes_only_when_it_is_asked_for_by_itself(
     await crash(store, clock, times=3)
     (sound,) = await send(store, mail())
 
-    told = await store.claim([Wanted("mail", 9)], limit=9, lease_ms=LEASE_MS)
-    alone = await store.claim([Wanted("mail", 9)], limit=9, lease_ms=LEASE_MS, isolated=True)
+    told = await store.claim(ClaimRequest([Wanted("mail", 9)], limit=9, lease_ms=LEASE_MS))
+    alone = await store.claim(
+        ClaimRequest([Wanted("mail", 9)], limit=9, lease_ms=LEASE_MS, isolated=True)
+    )
 
     assert ([one.id for one in told.claims], told.isolated) == ([sound], ["mail"])
     assert ([one.id for one in alone.claims], alone.isolated) == ([isolated], ())
@@ -165,8 +168,8 @@ async def test_isolated_message_of_a_type_that_is_not_wanted_is_not_told_of(
     await send(store, mail())
     await crash(store, clock, times=3)
 
-    other = await store.claim([Wanted("other", 9)], limit=9, lease_ms=LEASE_MS)
-    full = await store.claim([Wanted("mail", 0)], limit=9, lease_ms=LEASE_MS)
+    other = await store.claim(ClaimRequest([Wanted("other", 9)], limit=9, lease_ms=LEASE_MS))
+    full = await store.claim(ClaimRequest([Wanted("mail", 0)], limit=9, lease_ms=LEASE_MS))
 
     assert (other.isolated, full.isolated) == ([], [])
     assert await claim(store, "other", isolated=True) == []
@@ -199,7 +202,9 @@ async def test_quarantined_message_takes_room_of_its_type(
     await crash(store, clock, times=2)
     await send(store, mail(), mail(), Send("other", "1"))
 
-    claimed = await store.claim([Wanted("mail", 1), Wanted("other", 1)], limit=9, lease_ms=LEASE_MS)
+    claimed = await store.claim(
+        ClaimRequest([Wanted("mail", 1), Wanted("other", 1)], limit=9, lease_ms=LEASE_MS)
+    )
 
     assert [(one.type, one.crashes) for one in claimed.claims] == [("mail", 2), ("other", 0)]
     assert claimed.claims[0].id == suspect
@@ -211,7 +216,7 @@ async def test_quarantined_message_of_a_type_without_room_waits(
     await send(store, mail())
     await crash(store, clock, times=2)
 
-    claimed = await store.claim([Wanted("mail", 0)], limit=9, lease_ms=LEASE_MS)
+    claimed = await store.claim(ClaimRequest([Wanted("mail", 0)], limit=9, lease_ms=LEASE_MS))
 
     assert claimed.claims == []
 

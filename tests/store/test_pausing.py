@@ -4,6 +4,7 @@ import pytest
 
 from kvqueue_fastapi.model import Send, Wanted
 from kvqueue_fastapi.store import AnyStore
+from kvqueue_fastapi.store.base import ClaimRequest
 from tests.store.given import LEASE_MS, ManualClock, claim, claimed_ids, crash, mail, send, settle
 
 
@@ -27,7 +28,7 @@ async def test_message_of_a_paused_type_is_not_claimed_after_crashes(
     await crash(store, clock, times=crashes)
     await store.admin.set_paused("mail", paused=True)
 
-    told = await store.claim([Wanted("mail", 9)], limit=9, lease_ms=LEASE_MS)
+    told = await store.claim(ClaimRequest([Wanted("mail", 9)], limit=9, lease_ms=LEASE_MS))
     paused = await claim(store, isolated=crashes == 3)
     await store.admin.set_paused("mail", paused=False)
 

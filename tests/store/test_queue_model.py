@@ -196,15 +196,8 @@ class Play:
         match call:
             case AtomicWrite():
                 return await self.store.commit(call)
-            case ClaimRequest(wanted, limit, listener_id, lease_ms, quarantined, _, isolated):
-                return await self.store.claim(
-                    wanted,
-                    limit=limit,
-                    lease_ms=lease_ms,
-                    listener_id=listener_id,
-                    quarantined=quarantined,
-                    isolated=isolated,
-                )
+            case ClaimRequest():
+                return await self.store.claim(call)
             case settlements:
                 return await self.store.settle(settlements)
 

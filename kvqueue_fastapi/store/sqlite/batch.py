@@ -70,7 +70,7 @@ class Batch:
         except Exception:  # noqa: BLE001 because whose error it is shows when each is alone
             answers = self._one_by_one(connection, requests)
         _tell_of_claims(requests, answers)
-        return Answers(answers, *_may_change(requests))
+        return Answers(answers, *may_change(requests))
 
     def ready_types(self, connection: sqlite3.Connection, after: str, limit: int) -> list[str]:
         """Types with something to claim, in order, beginning behind `after`."""
@@ -133,13 +133,16 @@ class Batch:
         return new_types
 
     def _one_by_one(self, connection: sqlite3.Connection, requests: Sequence[Request]) -> list[Any]:
-        answers: list[Any] = []
-        for request in requests:
-            answer = self._alone(connection, request)
-            answers.append(answer)
-            if isinstance(answer, StoreBusyError):
-                # Patience is for all of them together, not for each.
-                return answers + [answer] * (len(requests) - len(answers))
+        answers: list[Any] = [None] * len(requests)
+        # Claims come last here, too.
+        claims = [n for n, one in enumerate(requests) if isinstance(one, ClaimRequest)]
+        others = [n for n, one in enumerate(requests) if not isinstance(one, ClaimRequest)]
+        busy: StoreBusyError | None = None
+        for index in others + claims:
+            # Patience is for all of them together, not for each.
+            answers[index] = busy or self._alone(connection, requests[index])
+            if isinstance(answers[index], StoreBusyError):
+                busy = answers[index]
         return answers
 
     def _alone(self, connection: sqlite3.Connection, request: Request) -> Any:
@@ -285,7 +288,7 @@ def _tell_of_claims(requests: Sequence[Request], answers: Sequence[Any]) -> None
             request.taken(answer)
 
 
-def _may_change(requests: Sequence[Request]) -> tuple[bool, bool]:
+def may_change(requests: Sequence[Request]) -> tuple[bool, bool]:
     """Whether something may have become claimable, and whether a key may read otherwise."""
     changed = keys_changed = False
     for request in requests:

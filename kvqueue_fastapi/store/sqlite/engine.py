@@ -16,7 +16,6 @@ from kvqueue_fastapi.model import (
     KvSet,
     Settlement,
     Stored,
-    Wanted,
 )
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.base import (
@@ -25,11 +24,10 @@ from kvqueue_fastapi.store.base import (
     Clock,
     Request,
     SettleRequest,
-    Taken,
 )
 from kvqueue_fastapi.store.sqlite import statements as sql
 from kvqueue_fastapi.store.sqlite.admin import SqliteAdmin
-from kvqueue_fastapi.store.sqlite.batch import Answers, Batch
+from kvqueue_fastapi.store.sqlite.batch import Answers, Batch, may_change
 from kvqueue_fastapi.store.sqlite.connection import (
     Patience,
     WriteTransaction,
@@ -87,6 +85,7 @@ class SqliteStore:
         self._loop = asyncio.get_running_loop()
         self._wakes: list[Callable[[], None]] = []
         self._key_wakes: list[Callable[[], None]] = []
+        self._offers: dict[asyncio.Future[Claimed], tuple[ClaimRequest, Callable[[], None]]] = {}
         self._writer: Writer[Request] = Writer(self._begin_batch)
         # Gathered as writes are: a hundred that read at once share one hop between threads.
         self._getter: Writer[Sequence[bytes]] = TaskWriter(self._get_together)
@@ -139,21 +138,20 @@ class SqliteStore:
         held: list[bool] = await settling
         return held
 
-    async def claim(
-        self,
-        wanted: Sequence[Wanted],
-        *,
-        limit: int,
-        lease_ms: int,
-        listener_id: int = 0,
-        quarantined: bool = True,
-        taken: Taken | None = None,
-        isolated: bool = False,
-    ) -> Claimed:
+    async def claim(self, request: ClaimRequest) -> Claimed:
         """Take what is due, types taking turns; see `ClaimRequest`."""
-        request = ClaimRequest(wanted, limit, listener_id, lease_ms, quarantined, taken, isolated)
         claimed: Claimed = await self._writer.submit(request)
         return claimed
+
+    def offer(self, request: ClaimRequest, wake: Callable[[], None]) -> asyncio.Future[Claimed]:
+        """Have the next commit of this process that may make something claimable claim it, too."""
+        offer: asyncio.Future[Claimed] = self._loop.create_future()
+        self._offers[offer] = request, wake
+        return offer
+
+    def withdraw(self, offer: asyncio.Future[Claimed]) -> bool:
+        """Take an offer back. Returns whether it still stood; if not, its answer comes."""
+        return self._offers.pop(offer, None) is not None
 
     async def ready_types(self, *, after: str, limit: int) -> list[str]:
         """Types with something to claim, in order, beginning behind `after`."""
@@ -289,12 +287,28 @@ class SqliteStore:
 
     def _write_batch(self, connection: sqlite3.Connection) -> None:
         batch = self._writer.take()
+        taken_up = self._take_up_offers(batch)
         try:
             answers = self._batch.apply(connection, batch.requests)
         except BaseException as error:  # noqa: BLE001 because it is every caller's answer
             self._answer_all(batch, error)
         else:
-            self._on_loop(self._answer, batch, answers)
+            self._on_loop(self._answer, batch, answers, taken_up)
+
+    def _take_up_offers(self, batch: WriteBatch[Request]) -> list[Callable[[], None]]:
+        """Add the offers to a batch that may make something claimable. Returns their wakes."""
+        wakes: list[Callable[[], None]] = []
+        if self._offers and may_change(batch.requests)[0]:
+            while self._offers:
+                try:
+                    offer, (request, wake) = self._offers.popitem()
+                except KeyError:  # it was just withdrawn
+                    break
+                # First, so that they are answered before any of many senders goes on.
+                batch.requests.insert(0, request)
+                batch.futures.insert(0, offer)
+                wakes.append(wake)
+        return wakes
 
     def _refuse_batch(self, _result: None, error: BaseException | None) -> None:
         if error is not None:
@@ -306,11 +320,13 @@ class SqliteStore:
         if isinstance(error, StoreBusyError):
             self._writer.join(batch)
         answers = Answers([error] * len(batch.futures), changed=False, keys_changed=False)
-        self._on_loop(self._answer, batch, answers)
+        self._on_loop(self._answer, batch, answers, [])
 
-    def _answer(self, batch: WriteBatch[Request], answers: Answers) -> None:
+    def _answer(
+        self, batch: WriteBatch[Request], answers: Answers, taken_up: list[Callable[[], None]]
+    ) -> None:
         if answers.changed:
-            _call_all(self._wakes)
+            _call_all([wake for wake in self._wakes if wake not in taken_up])
         if answers.keys_changed:
             _call_all(self._key_wakes)
         self._writer.answer(batch, answers.answers)

@@ -4,7 +4,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 from itertools import chain, groupby
-from typing import Final
+from typing import Any, Final
 
 from pydantic_core import to_json
 
@@ -108,8 +108,8 @@ def _is_plain(send: Send) -> bool:
 
 
 def _insert_plain(connection: sqlite3.Connection, sends: Sequence[Send], now_ms: int) -> range:
-    rows = to_json([send[:2] for send in sends]).decode()
-    return _insert(connection, sql.INSERT_PLAIN, (rows, now_ms), len(sends))
+    names = {"sent": to_json([send[:2] for send in sends]).decode(), "now_ms": now_ms}
+    return _insert(connection, sql.INSERT_PLAIN, names, len(sends))
 
 
 def _insert_rows(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[int]:
@@ -121,9 +121,7 @@ def _insert_rows(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[in
     return ids
 
 
-def _insert(
-    connection: sqlite3.Connection, statement: str, values: tuple[object, ...], count: int
-) -> range:
+def _insert(connection: sqlite3.Connection, statement: str, values: Any, count: int) -> range:
     try:
         last = connection.execute(statement, values).lastrowid or 0
     except sqlite3.OperationalError:

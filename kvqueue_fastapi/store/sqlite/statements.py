@@ -18,7 +18,7 @@ SAVEPOINT_ROLLBACK: Final = "ROLLBACK TO one_write"
 # Most messages ask for nothing but to be sent. However many, they are one step.
 INSERT_PLAIN: Final = """
 INSERT INTO kvqueue_messages (type, data, due_at_ms, sent_at_ms)
-SELECT sent.value ->> 0, sent.value ->> 1, ?2, ?2 FROM json_each(?1) AS sent
+SELECT sent.value ->> 0, sent.value ->> 1, :now_ms, :now_ms FROM json_each(:sent) AS sent
 """
 INSERT_SIZES: Final = (128, 64, 32, 16, 8, 4, 2, 1)
 _INSERT: Final = """

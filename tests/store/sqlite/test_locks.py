@@ -14,6 +14,7 @@ from kvqueue_fastapi.errors import StoreBusyError
 from kvqueue_fastapi.model import Claim, Claimed, Wanted
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import AnyStore, open_store
+from kvqueue_fastapi.store.base import ClaimRequest
 from kvqueue_fastapi.store.sqlite.outages import GRACE_S
 from tests.store.given import LEASE_MS, ManualClock, claim, ending, mail, send
 
@@ -139,7 +140,7 @@ async def held_beyond_its_lease(
         with pytest.raises(StoreBusyError):
             await claim(peer)
     foreign.execute("ROLLBACK")
-    return held, await peer.claim([Wanted("mail", 1)], limit=1, lease_ms=LEASE_MS)
+    return held, await peer.claim(ClaimRequest([Wanted("mail", 1)], limit=1, lease_ms=LEASE_MS))
 
 
 async def test_holder_whom_a_lock_kept_from_extending_its_lease_may_do_it_now(

@@ -13,7 +13,8 @@ from kvqueue_fastapi.store.sqlite import statements as sql
 from tests.store.given import LEASE_MS, ManualClock, claim, ending, mail, send
 
 PATH = [
-    "PROMOTE_HEADS", "FIND_IDEMPOTENT", "REMEMBER_IDEMPOTENT", "PROBE", "PROMOTE_DUE", "NEXT_DUE",
+    "INSERT_PLAIN", "PROMOTE_HEADS", "FIND_IDEMPOTENT", "REMEMBER_IDEMPOTENT", "PROBE",
+    "PROMOTE_DUE", "NEXT_DUE",
     "PICK", "PICK_QUARANTINED", "PICK_LARGE", "PICK_LARGE_QUARANTINED", "PICK_ISOLATED",
     "PICK_LARGE_ISOLATED", "ISOLATED_OF", "ISOLATED_TYPES", "TAKE", "READY_TYPES",
     "QUARANTINED_TYPES", "DELETE_HELD", "RETRY_HELD", "DEFER_HELD", "RELEASE_HELD", "HELD", "BURY",
@@ -93,11 +94,13 @@ async def test_way_of_a_message_costs_the_same_in_a_deep_table(
 ) -> None:
     steps = _counter(deep)
 
+    plain = await _cost(steps, lambda: send(deep, *(mail() for _ in range(100))))
     sent = await _cost(steps, lambda: send(deep, *(mail(priority=10) for _ in range(100))))
     keyed = await _cost(steps, lambda: send(deep, mail(priority=10, ordering_key="k")))
     claimed = await _cost(steps, lambda: claim(deep, limit=99, quarantined=False))
     types = await _cost(steps, lambda: deep.ready_types(after="", limit=100))
 
+    assert plain < 12_000
     assert sent < 12_000
     assert keyed < 500
     assert claimed < 25_000

@@ -1,0 +1,100 @@
+"""The tasks in which handlers run, at most so many at once."""
+
+import asyncio
+import contextvars
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any, Final
+
+from kvqueue_fastapi.message import Hold
+
+ROUND_S: Final = 0.001
+"""For so long messages are begun in one round of the event loop, which has others to look after."""
+SPARE: Final = 2
+"""How many workers may be about to begin: each of them starts more, if there is more to do."""
+
+
+class Workers:
+    """Runs what waits, in the order in which it waits.
+
+    A worker is a task in an empty context, and goes on with the next message when it has
+    handled one: making a task costs more than most handlers do. It ends when nothing waits, or
+    when a handler has left something behind that the next one would find: a context variable,
+    or a cancellation.
+
+    Args:
+        slots: how many handlers may run at once.
+        waiting: what is to be handled.
+        handle: handles one, and raises what ends the worker.
+        failed: told what a worker ended with, and the message that it had in hand.
+
+    Attributes:
+        running: what is in hand, and in which worker.
+    """
+
+    def __init__(
+        self,
+        slots: int,
+        waiting: deque[Hold],
+        handle: Callable[[Hold], Awaitable[None]],
+        failed: Callable[[Hold, BaseException], None],
+    ) -> None:
+        self.running: dict[asyncio.Task[Any], Hold] = {}
+        self._slots = slots
+        self._waiting = waiting
+        self._handle = handle
+        self._failed = failed
+        self._workers: set[asyncio.Task[Any]] = set()
+        self._beginning: set[asyncio.Task[Any]] = set()
+        self._round_ends_at: float | None = None
+
+    def start(self) -> None:
+        """Have what waits handled, as far as there are slots."""
+        loop = asyncio.get_running_loop()
+        most = min(SPARE, len(self._waiting))
+        while len(self._beginning) < most and len(self._workers) < self._slots:
+            context = contextvars.Context()
+            worker = loop.create_task(self._work(context), context=context)
+            self._workers.add(worker)
+            self._beginning.add(worker)
+            worker.add_done_callback(self._ended)
+
+    def others_than(self, holds: Collection[Hold]) -> list[asyncio.Task[Any]]:
+        """The workers that may end soon: all but those that have one of `holds` in hand."""
+        return [one for one in self._workers if self.running.get(one) not in holds]
+
+    async def _work(self, context: contextvars.Context) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 because a coroutine of ours runs in a task
+        self._beginning.discard(task)
+        while self._waiting:
+            if self._round_is_over():
+                await asyncio.sleep(0)
+                continue
+            hold = self.running[task] = self._waiting.popleft()
+            # Should this one have to wait for something, another worker goes on.
+            if self._waiting:
+                self.start()
+            await self._handle(hold)
+            del self.running[task]
+            if len(context) or task.cancelling():
+                return
+
+    def _round_is_over(self) -> bool:
+        now = time.perf_counter()
+        if self._round_ends_at is None:
+            self._round_ends_at = now + ROUND_S
+            asyncio.get_running_loop().call_soon(self._begin_round)
+        return now > self._round_ends_at
+
+    def _begin_round(self) -> None:
+        self._round_ends_at = None
+
+    def _ended(self, worker: asyncio.Task[None]) -> None:
+        self._workers.discard(worker)
+        self._beginning.discard(worker)
+        hold = self.running.pop(worker, None)
+        if not worker.cancelled() and (error := worker.exception()) and hold is not None:
+            self._failed(hold, error)
+        self.start()
