@@ -8,16 +8,16 @@ import multiprocessing
 import os
 import shutil
 import signal
+import statistics
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 from tests.benchmarks.rows import Figures, Measure, Row
 
@@ -43,8 +43,11 @@ class Result:
     note: str | None = None
     failed: bool = False
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+    def median(self, figure: str) -> float:
+        return statistics.median(one[figure] for one in self.rounds)
+
+    def figures(self) -> list[str]:
+        return list(self.rounds[0]) if self.rounds else []
 
 
 class MeasureError(Exception):
@@ -86,6 +89,7 @@ def _measure_into(
         result.rounds.append(_measure(context, row.measure, place, divisor, time_limit_s))
     except MeasureError as error:
         result.note, result.failed = str(error), True
+        _tell(place.with_suffix(".log").read_text(errors="replace")[-4_000:])
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
