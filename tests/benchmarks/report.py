@@ -1,6 +1,7 @@
 """What was measured, as Markdown, and as JSON to print again."""
 
 import json
+import re
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -27,6 +28,8 @@ FLOORS = {
 }
 PLAIN = {"F": "without", "G": "idle", "H": "without", "I": "empty", "K": "1 worker"}
 """A word in the name of the row that the others of a work are held against."""
+
+_SYSTEM = re.compile(r"[\d,]+ waiting$")
 
 
 @dataclass
@@ -141,14 +144,20 @@ def _base(one: Result, results: list[Result]) -> Result | None:
     if floor is not None:
         return _named(results, lambda other: other.who == "floor" and other.name == floor)
     if one.work == "D":
-        depth, _, obstacle = one.name.partition(" waiting, ")
-        same = [other for other in results if other.who == one.who]
-        return _named(same, lambda other: other.name == f"{depth} waiting") if obstacle else same[0]
+        return _shallow_or_plain(one, results)
     if one.work == "L":
         verb = one.name.partition(":")[0]
         return _named(results, lambda other: other.name == f"{verb}: plain")
     plain = PLAIN.get(one.work)
     return _named(results, lambda other: plain in other.name) if plain else None
+
+
+def _shallow_or_plain(one: Result, results: list[Result]) -> Result | None:
+    """The same depth with nothing in the way; of that, the least depth of the same system."""
+    depth, _, obstacle = one.name.partition(" waiting, ")
+    if obstacle:
+        return _named(results, lambda other: other.name == f"{depth} waiting")
+    return _named(results, lambda other: _SYSTEM.sub("", other.name) == _SYSTEM.sub("", one.name))
 
 
 def _named(results: list[Result], is_it: Callable[[Result], bool]) -> Result | None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from tests.benchmarks.rows import Figures, Measure, Row
 
 TIME_LIMIT_S = 300.0
+FAREWELL_S = 5.0
 OWN = ("ours", "floor")
 
 
@@ -111,6 +112,7 @@ def _measure(
             msg = f"not done after {time_limit_s:g} s"
             raise MeasureError(msg)
         answer = ours.recv()
+        process.join(FAREWELL_S)
     except EOFError:
         process.join()
         msg = f"ended without an answer, exit code {process.exitcode}"
@@ -138,7 +140,6 @@ def _answer(pipe: Connection, measure: Measure, directory: Path, divisor: int) -
 
 def _end(process: BaseProcess) -> None:
     """End the process and whatever it has started."""
-    process.join(5)
     if process.pid is not None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
