@@ -8,13 +8,15 @@ import asyncio
 import os
 import shutil
 import sqlite3
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from kvqueue_fastapi import KvQueueModule, on_queue_message
+from tests.benchmarks import floor
 from tests.benchmarks.floor import PAYLOAD, SYNCED, TYPE
 from tests.benchmarks.ours import Consumer, Order, handle_some
 from tests.benchmarks.rows import Figures, Row
@@ -113,19 +115,65 @@ OBSTACLES = [
 ]
 
 
+class Size(NamedTuple):
+    """How much of what.
+
+    Attributes:
+        warm_up: handled before the clock starts.
+        count: handled then.
+        ready: all that can be handled: so many of them wait at the end.
+        turns: how often, from the start.
+    """
+
+    warm_up: int
+    count: int
+    ready: int
+    turns: int
+
+    @classmethod
+    def of(cls, waiting: int, divisor: int) -> "Size":
+        # Less than a thousand would be over before there is anything to see.
+        count = max(1_000, min(waiting, 20_000) // divisor)
+        warm_up = WARM_UP // divisor
+        ready = warm_up + count + max(1_000, waiting // divisor)
+        return cls(warm_up, count, ready, max(1, 20_000 // divisor // count))
+
+
 def handle(directory: Path, divisor: int, *, waiting: int, obstacle: Obstacle) -> Figures:
-    """Messages a second: at most 20,000 of those that wait, so that it stays that deep."""
-    path = directory / "deep.db"
+    """Messages a second, while at least so many wait from the first to the last."""
+    size = Size.of(waiting, divisor)
+    first = obstacle.count // divisor + 1
+    ids = range(first, first + size.ready)
+    consumer = obstacle.consumer()
+    rates = [
+        asyncio.run(handle_some(path, ids, size.warm_up, size.count, consumer))["per_s"]
+        for path in _copies(directory, size, divisor, obstacle)
+    ]
+    return {"per_s": statistics.harmonic_mean(rates)}
+
+
+def handle_as_floor(directory: Path, divisor: int, *, waiting: int) -> Figures:
+    """The same by raw `sqlite3`, in batches of 100, with two commits each."""
+    size = Size.of(waiting, divisor)
+    rates = []
+    for path in _copies(directory, size, divisor, NOTHING):
+        connection = floor.connect_filled(path)
+        floor.handle_some(connection, size.warm_up, fused=False)
+        rates.append(floor.handle_some(connection, size.count, fused=False))
+        connection.close()
+    return {"per_s": statistics.harmonic_mean(rates)}
+
+
+def _copies(directory: Path, size: Size, divisor: int, obstacle: Obstacle) -> Iterator[Path]:
     made_once = directory.parent / "made-once"
     made_once.mkdir(exist_ok=True)
-    warm_up = WARM_UP // divisor
-    # Less than a thousand would be over before there is anything to see.
-    count = max(1_000, min(waiting, 20_000) // divisor)
-    waiting = max(count, waiting // divisor) + warm_up
-    _copy(_filled(made_once, waiting, divisor, obstacle), path)
-    first = obstacle.count // divisor + 1
-    ids = range(first, first + waiting)
-    return asyncio.run(handle_some(path, ids, warm_up, count, obstacle.consumer()))
+    filled = _filled(made_once, size.ready, divisor, obstacle)
+    for turn in range(size.turns):
+        path = directory / f"deep{turn}.db"
+        shutil.copyfile(filled, path)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())  # else the first commits wait for the copy to reach the disk
+        yield path
 
 
 def _filled(made_once: Path, waiting: int, divisor: int, obstacle: Obstacle) -> Path:
@@ -160,12 +208,6 @@ async def _fill(path: Path, waiting: int, divisor: int, obstacle: Obstacle) -> N
     connection.close()
 
 
-def _copy(source: Path, target: Path) -> None:
-    shutil.copyfile(source, target)
-    with target.open("rb") as file:
-        os.fsync(file.fileno())  # else the first commits wait for the copy to reach the disk
-
-
 def _row(waiting: int, obstacle: Obstacle) -> Row:
     name = f"{waiting:,} waiting" + (f", {obstacle.name}" if obstacle.name else "")
     return Row("D", name, "ours", SYNCED, partial(handle, waiting=waiting, obstacle=obstacle))
@@ -173,6 +215,10 @@ def _row(waiting: int, obstacle: Obstacle) -> Row:
 
 DEPTHS = (2_000, 200_000, 2_000_000)
 ROWS = [
+    *(
+        Row("D", f"{waiting:,} waiting", "floor", SYNCED, partial(handle_as_floor, waiting=waiting))
+        for waiting in DEPTHS
+    ),
     *(_row(waiting, NOTHING) for waiting in DEPTHS),
     *(_row(waiting, KEYS) for waiting in DEPTHS[1:]),
     *(_row(waiting, obstacle) for obstacle in OBSTACLES for waiting in (DEPTHS[0], DEPTHS[-1])),

@@ -155,6 +155,7 @@ def _base(one: Result, results: list[Result]) -> Result | None:
 def _shallow_or_plain(one: Result, results: list[Result]) -> Result | None:
     """The same depth with nothing in the way; of that, the least depth of the same system."""
     depth, _, obstacle = one.name.partition(" waiting, ")
+    results = [other for other in results if other.who == one.who]
     if obstacle:
         return _named(results, lambda other: other.name == f"{depth} waiting")
     return _named(results, lambda other: _SYSTEM.sub("", other.name) == _SYSTEM.sub("", one.name))
