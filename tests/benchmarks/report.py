@@ -11,7 +11,19 @@ from tests.benchmarks.goals import GOALS
 from tests.benchmarks.plan import WORKS
 from tests.benchmarks.rounds import Result
 
-UNITS = {"per_s": "a second", "p50_ms": "p50 ms", "p99_ms": "p99 ms"}
+UNITS = {
+    "per_s": "a second",
+    "p50_ms": "p50 ms",
+    "p99_ms": "p99 ms",
+    "cpu_percent": "% of a core",
+    "smallest_share": "smallest share",
+    "rss_mb": "RSS MB",
+    "over_empty_mb": "RSS MB over empty",
+    "pss_over_empty_mb": "PSS MB over empty",
+    "import_ms": "import ms",
+    "fastapi_and_injector_ms": "of fastapi and injector ms",
+    "start_ms": "start ms",
+}
 RATIO_OF = ("per_s", "p99_ms", "p50_ms")
 """The figure that a ratio is of: the first that both rows have."""
 FLOORS = {
@@ -26,7 +38,7 @@ FLOORS = {
     "check + set + enqueue, one by one": "check + set + send, 1 a commit",
     "list, 100,000 keys, decoded": "list, 100,000 keys",
 }
-PLAIN = {"F": "without", "G": "idle", "H": "without", "I": "empty", "K": "1 worker"}
+PLAIN = {"F": "does not send", "G": "idle"}
 """A word in the name of the row that the others of a work are held against."""
 
 _SYSTEM = re.compile(r"[\d,]+ waiting$")
@@ -148,6 +160,9 @@ def _base(one: Result, results: list[Result]) -> Result | None:
     if one.work == "L":
         verb = one.name.partition(":")[0]
         return _named(results, lambda other: other.name == f"{verb}: plain")
+    if one.work == "K":
+        what = one.name.rpartition(": ")[0]
+        return _named(results, lambda other: other.name == f"{what}: 1")
     plain = PLAIN.get(one.work)
     return _named(results, lambda other: plain in other.name) if plain else None
 
