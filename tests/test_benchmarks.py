@@ -75,7 +75,7 @@ def test_report_holds_a_row_against_its_floor_and_gives_the_span() -> None:
 
     assert "**ours: one by one** | 3,000 (2,900 to 4,000) | each commit synced | 0.50 of" in printed
     assert re.search(r"0\.45 of the floor at 1 row a commit \| 0\.50 \| reached", printed)
-    assert "- B huey: huey is not installed" in printed
+    assert "- B: huey: huey is not installed" in printed
 
 
 def test_a_goal_that_was_missed_is_called_missed() -> None:

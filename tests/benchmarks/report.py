@@ -3,13 +3,14 @@
 import json
 import re
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.benchmarks.goals import GOALS
 from tests.benchmarks.plan import WORKS
-from tests.benchmarks.rounds import Result
+from tests.benchmarks.rounds import OWN, Result
 
 UNITS = {
     "per_s": "a second",
@@ -83,9 +84,8 @@ def markdown(report: Report) -> str:
         if measured:
             parts.append(f"## {work}: {title}\n\n{_table(measured)}")
     parts.append(f"## Goals\n\n{_goals(report)}")
-    notes = [f"- {one.work} {_label(one)}: {one.note}" for one in report.results if one.note]
-    if notes:
-        parts.append("## Not measured\n\n" + "\n".join(dict.fromkeys(notes)))
+    if notes := _notes(report):
+        parts.append(f"## Not measured\n\n{notes}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -146,7 +146,7 @@ def _ratio(one: Result, results: list[Result]) -> str:
     for figure in (*RATIO_OF, *base.figures()):
         if figure in base.figures() and figure in one.figures() and base.median(figure):
             ratio = one.median(figure) / base.median(figure)
-            return f"{number(ratio)} of {_label(base)}"
+            return f"{number(ratio)} of {base.name if base.who == 'ours' else _label(base)}"
     return ""
 
 
@@ -178,6 +178,19 @@ def _shallow_or_plain(one: Result, results: list[Result]) -> Result | None:
 
 def _named(results: list[Result], is_it: Callable[[Result], bool]) -> Result | None:
     return next(filter(is_it, results), None)
+
+
+def _notes(report: Report) -> str:
+    """A line for each reason, with the works that it kept from being measured."""
+    works: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for one in report.results:
+        if one.note:
+            what = f"{one.who}, {one.name}" if one.who in OWN or one.failed else one.who
+            works[what, one.note].append(one.work)
+    return "\n".join(
+        f"- {', '.join(dict.fromkeys(which))}: {what}: {note}"
+        for (what, note), which in works.items()
+    )
 
 
 def _goals(report: Report) -> str:
