@@ -21,7 +21,7 @@ def main() -> int:
     _write(made, text, options)
     failures = made.failures()
     for one in failures:
-        sys.stderr.write(f"failed: {one.work} {one.who}, {one.name}: {one.note}\n")
+        sys.stderr.write(f"failed: {one.work} {one.label}: {one.note}\n")
     return int(any(one.who in rounds.OWN for one in failures))
 
 

@@ -106,17 +106,13 @@ def _table(results: list[Result]) -> str:
     lines = [_line(["", *units, "a commit is", "ratio"]), _line(["---"] * (len(figures) + 3))]
     for one in results:
         cells = [_cell(one, name) for name in figures]
-        label = f"**{_label(one)}**" if one.who == "ours" else _label(one)
+        label = f"**{one.label}**" if one.who == "ours" else one.label
         lines.append(_line([label, *cells, one.durability, _ratio(one, results)]))
     return "\n".join(lines)
 
 
 def _line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
-
-
-def _label(result: Result) -> str:
-    return result.name if result.who in result.name else f"{result.who}: {result.name}"
 
 
 def _cell(result: Result, figure: str) -> str:
@@ -146,7 +142,7 @@ def _ratio(one: Result, results: list[Result]) -> str:
     for figure in (*RATIO_OF, *base.figures()):
         if figure in base.figures() and figure in one.figures() and base.median(figure):
             ratio = one.median(figure) / base.median(figure)
-            return f"{number(ratio)} of {base.name if base.who == 'ours' else _label(base)}"
+            return f"{number(ratio)} of {base.name if base.who == 'ours' else base.label}"
     return ""
 
 
@@ -185,7 +181,7 @@ def _notes(report: Report) -> str:
     works: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for one in report.results:
         if one.note:
-            what = f"{one.who}, {one.name}" if one.who in OWN or one.failed else one.who
+            what = one.label if one.who in OWN or one.failed else one.who
             works[what, one.note].append(one.work)
     return "\n".join(
         f"- {', '.join(dict.fromkeys(which))}: {what}: {note}"

@@ -44,6 +44,10 @@ class Result:
     note: str | None = None
     failed: bool = False
 
+    @property
+    def label(self) -> str:
+        return self.name if self.who in self.name else f"{self.who}: {self.name}"
+
     def median(self, figure: str) -> float:
         return statistics.median(one[figure] for one in self.rounds)
 
@@ -66,6 +70,8 @@ def run(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.benchmarks.plan"])
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as directory:
+        # PostgreSQL refuses to run as root, so as another user it has to get through.
+        Path(directory).chmod(0o755)
         for turn in range(rounds):
             for row, result in results.items():
                 if result.note is None:
@@ -152,7 +158,7 @@ def _line(result: Result) -> str:
         f"{name} {value:,.2f}" if value < 100 else f"{name} {value:,.0f}"
         for name, value in result.rounds[-1].items()
     )
-    return f"{result.work} {result.who}, {result.name}: {last}"
+    return f"{result.work} {result.label}: {last}"
 
 
 def _tell(line: str) -> None:
