@@ -24,7 +24,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def sample(**rounds_of: list[float]) -> report.Report:
-    floor = Result("B", "1 row a commit", "floor", "each commit synced", [{"per_s": 6_000.0}])
+    floor = Result("B", "1 row a commit", "floor", "each commit synced", [{"per_s": 6_000.0}] * 3)
     ours = Result("B", "one by one", "ours", "each commit synced")
     ours.rounds = [{"per_s": rate} for rate in rounds_of.get("ours", [2_900.0, 3_000.0, 4_000.0])]
     peer = Result("B", "huey", "huey", "each commit synced", note="huey is not installed")
@@ -79,7 +79,7 @@ def test_report_holds_a_row_against_its_floor_and_gives_the_span() -> None:
 
 
 def test_a_goal_that_was_missed_is_called_missed() -> None:
-    printed = report.markdown(sample(ours=[600.0]))
+    printed = report.markdown(sample(ours=[600.0] * 3))
 
     assert re.search(r"0\.45 of the floor at 1 row a commit \| 0\.10 \| \*\*missed\*\*", printed)
 
@@ -87,7 +87,7 @@ def test_a_goal_that_was_missed_is_called_missed() -> None:
 def test_a_goal_is_at_least_or_at_most() -> None:
     value = ratio(of("B"), of("B", who="floor"))
 
-    assert value(sample().results) == 0.5
+    assert value(sample().results)[1] == 0.5
     assert Goal("B", "", value, 0.5).holds(0.6)
     assert not Goal("B", "", value, 0.5, most=True).holds(0.6)
     assert {goal.work for goal in GOALS} <= WORKS.keys()

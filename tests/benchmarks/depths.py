@@ -57,14 +57,14 @@ class Obstacle(NamedTuple):
     Attributes:
         name: of the row.
         fill: statements that put it there, with :count, :keys, :now_ms, :later_ms and :data.
-        count: messages in the way.
+        blocking: how many messages are in the way.
         own: the statement that puts the consumer's own messages there, with :first and :waiting.
         consumer: whose messages are handled.
     """
 
     name: str
     fill: tuple[str, ...] = ()
-    count: int = 0
+    blocking: int = 0
     own: str = ""
     consumer: Callable[[], type[Consumer]] = one_type
 
@@ -120,13 +120,13 @@ class Size(NamedTuple):
 
     Attributes:
         warm_up: handled before the clock starts.
-        count: handled then.
+        handled: and then, while it runs.
         ready: all that can be handled: so many of them wait at the end.
         turns: how often, from the start.
     """
 
     warm_up: int
-    count: int
+    handled: int
     ready: int
     turns: int
 
@@ -142,11 +142,11 @@ class Size(NamedTuple):
 def handle(directory: Path, divisor: int, *, waiting: int, obstacle: Obstacle) -> Figures:
     """Messages a second, while at least so many wait from the first to the last."""
     size = Size.of(waiting, divisor)
-    first = obstacle.count // divisor + 1
+    first = obstacle.blocking // divisor + 1
     ids = range(first, first + size.ready)
     consumer = obstacle.consumer()
     rates = [
-        asyncio.run(handle_some(path, ids, size.warm_up, size.count, consumer))["per_s"]
+        asyncio.run(handle_some(path, ids, size.warm_up, size.handled, consumer))["per_s"]
         for path in _copies(directory, size, divisor, obstacle)
     ]
     return {"per_s": statistics.harmonic_mean(rates)}
@@ -159,7 +159,7 @@ def handle_as_floor(directory: Path, divisor: int, *, waiting: int) -> Figures:
     for path in _copies(directory, size, divisor, NOTHING):
         connection = floor.connect_filled(path)
         floor.handle_some(connection, size.warm_up, fused=False)
-        rates.append(floor.handle_some(connection, size.count, fused=False))
+        rates.append(floor.handle_some(connection, size.handled, fused=False))
         connection.close()
     return {"per_s": statistics.harmonic_mean(rates)}
 
@@ -193,8 +193,8 @@ async def _fill(path: Path, waiting: int, divisor: int, obstacle: Obstacle) -> N
     connection = sqlite3.connect(path, isolation_level=None)
     now_ms = int(time.time() * 1000)
     values = {
-        "count": obstacle.count // divisor,
-        "first": obstacle.count // divisor + 1,
+        "count": obstacle.blocking // divisor,
+        "first": obstacle.blocking // divisor + 1,
         "keys": 100_000 // divisor,
         "waiting": waiting,
         "now_ms": now_ms,

@@ -1,6 +1,7 @@
 """What the package is to reach, each as a number that a report can be asked for."""
 
 import re
+import statistics
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,14 +11,15 @@ BEST_PEER = {"A": 29_600, "C": 16_500}
 """Messages a second of BullMQ: the most in the peers' figures on this class of machine."""
 CEILING = "BackgroundTasks"
 """No queue: what it takes is lost with its process."""
-Value = Callable[[list[Result]], float | None]
+Value = Callable[[list[Result]], list[float]]
+"""What was reached in each round; empty: it was not measured."""
 
 
 class Goal(NamedTuple):
     """One goal.
 
     Attributes:
-        value: what was reached; None: it was not measured.
+        value: what was reached.
         most: whether less is better.
     """
 
@@ -31,61 +33,59 @@ class Goal(NamedTuple):
         return value <= self.limit if self.most else value >= self.limit
 
 
-def figure(results: list[Result], work: str, who: str, name: str, figures: str) -> float | None:
-    """The median of a row's figure; the three are regular expressions for a part of the name."""
-    for one in results:
-        if one.work == work and re.search(who, one.who) and re.search(name, one.name):
-            for found in one.figures():
-                if re.search(figures, found):
-                    return one.median(found)
-    return None
-
-
 def of(work: str, name: str = "", figures: str = "per_s", who: str = "^ours$") -> Value:
-    """A figure."""
-    return lambda results: figure(results, work, who, name, figures)
+    """A figure of a row; all but the work are regular expressions for a part of the name."""
+
+    def value(results: list[Result]) -> list[float]:
+        for one in results:
+            if one.work == work and re.search(who, one.who) and re.search(name, one.name):
+                for found in one.figures():
+                    if re.search(figures, found):
+                        return one.each(found)
+        return []
+
+    return value
 
 
 def ratio(one: Value, other: Value) -> Value:
-    """One figure over another."""
+    """One figure over another, round by round, because a machine drifts from one to the next."""
+    return lambda results: [
+        above / below for above, below in zip(one(results), other(results), strict=False)
+    ]
 
-    def value(results: list[Result]) -> float | None:
-        above, below = one(results), other(results)
-        return above / below if above is not None and below else None
 
-    return value
+def over(one: Value, constant: float) -> Value:
+    """One figure over a constant."""
+    return lambda results: [value / constant for value in one(results)]
 
 
 def difference(one: Value, other: Value) -> Value:
     """One figure less another."""
-
-    def value(results: list[Result]) -> float | None:
-        more, less = one(results), other(results)
-        return more - less if more is not None and less is not None else None
-
-    return value
+    return lambda results: [
+        more - less for more, less in zip(one(results), other(results), strict=False)
+    ]
 
 
 def best(works: str, who: Callable[[str], bool]) -> Value:
     """The highest rate of some."""
 
-    def value(results: list[Result]) -> float | None:
+    def value(results: list[Result]) -> list[float]:
         rates = [
-            one.median("per_s")
+            one.each("per_s")
             for one in results
             if one.work in works and who(one.who) and "per_s" in one.figures()
         ]
-        return max(rates, default=None)
+        return [max(turn) for turn in zip(*rates, strict=False)]
 
     return value
 
 
-def furthest(choose: Callable[[list[float]], float], values: list[Value]) -> Value:
-    """The lowest or the highest of those that were measured."""
+def furthest(choose: Callable[..., list[float]], values: list[Value]) -> Value:
+    """The one whose median is the lowest or the highest, of those that were measured."""
 
-    def value(results: list[Result]) -> float | None:
-        found = [one for each in values if (one := each(results)) is not None]
-        return choose(found) if found else None
+    def value(results: list[Result]) -> list[float]:
+        found = [each(results) for each in values]
+        return choose([one for one in found if one], key=statistics.median, default=[])
 
     return value
 
@@ -113,14 +113,14 @@ GOALS = [
          ratio(of("A"), _floor("A", "^100 rows")), 0.33),
     Goal("A", "at least 8 times Deno KV", ratio(of("A"), best("A", is_deno)), 8),
     Goal("A", "ahead of the best peer's figure on this class of machine (BullMQ, 29,600)",
-         ratio(of("A"), lambda _: BEST_PEER["A"]), 1),
+         over(of("A"), BEST_PEER["A"]), 1),
     Goal("A", "ahead of every peer of this run", ratio(of("A"), best("A", is_peer)), 1),
     Goal("B", "at least 0.45 of the floor at 1 row a commit",
          ratio(of("B"), _floor("B", "^1 row")), 0.45),
     Goal("C", "at least 40,000 settled a second", of("C"), 40_000),
     Goal("C", "at least 12 times Deno KV near empty", ratio(of("C"), best("CD", is_deno)), 12),
     Goal("C", "ahead of the best peer's figure on this class of machine (BullMQ, 16,500)",
-         ratio(of("C"), lambda _: BEST_PEER["C"]), 1),
+         over(of("C"), BEST_PEER["C"]), 1),
     Goal("C", "ahead of every peer of this run", ratio(of("C"), best("C", is_peer)), 1),
     Goal("D", "2,000,000 deep at least 0.8 of 2,000 deep",
          ratio(of("D", "^2,000,000 waiting$"), of("D", "^2,000 waiting$")), 0.8),

@@ -96,7 +96,7 @@ def _heading(report: Report) -> str:
     return (
         f"# Benchmark\n\n{facts}\n\nMedians of {how}{share}, lowest to highest in brackets; each "
         "measurement in a process of its own. Machines differ and drift, so the ratios, of rows "
-        "that took turns, say more than the figures."
+        "that took turns, say more than the figures; they are medians of each round's ratio."
     )
 
 
@@ -140,8 +140,9 @@ def _ratio(one: Result, results: list[Result]) -> str:
     if base is None or base is one:
         return ""
     for figure in (*RATIO_OF, *base.figures()):
-        if figure in base.figures() and figure in one.figures() and base.median(figure):
-            ratio = one.median(figure) / base.median(figure)
+        if figure in base.figures() and figure in one.figures() and all(base.each(figure)):
+            pairs = zip(one.each(figure), base.each(figure), strict=False)
+            ratio = statistics.median(mine / its for mine, its in pairs)
             return f"{number(ratio)} of {base.name if base.who == 'ours' else base.label}"
     return ""
 
@@ -192,10 +193,11 @@ def _notes(report: Report) -> str:
 def _goals(report: Report) -> str:
     lines = [_line(["", "goal", "measured", ""]), _line(["---"] * 4)]
     for goal in GOALS:
-        value = goal.value(report.results)
-        if value is None:
+        reached = goal.value(report.results)
+        if not reached:
             lines.append(_line([goal.work, goal.text, "", "not measured"]))
             continue
+        value = statistics.median(reached)
         verdict = "reached" if goal.holds(value) else "**missed**"
         if report.divisor > 1:
             verdict = "judged by the whole work only"

@@ -48,8 +48,11 @@ class Result:
     def label(self) -> str:
         return self.name if self.who in self.name else f"{self.who}: {self.name}"
 
+    def each(self, figure: str) -> list[float]:
+        return [one[figure] for one in self.rounds]
+
     def median(self, figure: str) -> float:
-        return statistics.median(one[figure] for one in self.rounds)
+        return statistics.median(self.each(figure))
 
     def figures(self) -> list[str]:
         return list(self.rounds[0]) if self.rounds else []
@@ -117,7 +120,7 @@ def _measure(
         if not ours.poll(time_limit_s):
             msg = f"not done after {time_limit_s:g} s"
             raise MeasureError(msg)
-        answer = ours.recv()
+        answer: Figures | str = ours.recv()
         process.join(FAREWELL_S)
     except EOFError:
         process.join()
