@@ -27,7 +27,12 @@ def draw(results: list[Result], path: Path) -> bool:
         from PIL import Image
     except ImportError:
         return False
-    style = {"font.size": 8.5, "text.color": INK, "axes.titlesize": 10, "axes.edgecolor": FAINT}
+    style: Any = {
+        "font.size": 8.5,
+        "text.color": INK,
+        "axes.titlesize": 10,
+        "axes.edgecolor": FAINT,
+    }
     with rc_context(style):
         figure = Figure(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH, layout="constrained")
         _draw(figure, [one for one in results if one.rounds])

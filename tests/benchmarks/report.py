@@ -132,7 +132,9 @@ def number(value: float) -> str:
         return f"{round(value, -2):,.0f}"
     if size >= 100:
         return f"{value:.0f}"
-    return f"{value:.1f}" if size >= 10 else f"{value:.2f}"
+    if size >= 10:
+        return f"{value:.1f}"
+    return f"{value:.3f}" if 0 < size < 0.1 else f"{value:.2f}"
 
 
 def _ratio(one: Result, results: list[Result]) -> str:
