@@ -99,7 +99,7 @@ def _depths(axes: Any, results: list[Result]) -> None:
     for one in results:
         if found := PLAIN_DEPTH.fullmatch(one.name):
             depth = int(found["depth"].replace(",", ""))
-            lines[one.who, found["name"] or _name(one)].append((depth, one.median("per_s")))
+            lines[one.who, found["name"] or one.who].append((depth, one.median("per_s")))
     if not lines:
         axes.set_axis_off()
         return
@@ -116,6 +116,10 @@ def _depths(axes: Any, results: list[Result]) -> None:
     every = [depth for points in lines.values() for depth, _ in points]
     axes.set_xlim(min(every) / 2, max(every) * 12)  # the names stand on the right
     axes.set_xticks([10**power for power in range(3, 7)])
+    heights = [rate for points in lines.values() for _, rate in points]
+    axes.set_ylim(
+        min(*heights, 10_000) / 2, max(*heights, 100_000) * 1.5
+    )  # no drama for small changes
     _dress(axes, "Handle while so many wait: a second", grid="both")
     axes.set_xlabel("messages waiting", color=INK)
 
