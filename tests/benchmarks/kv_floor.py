@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from sqlite3 import Connection
 
 from kvqueue_fastapi.keys import encode_key
-from tests.benchmarks.floor import INSERT, PAYLOAD, connect
+from tests.benchmarks.floor import PAYLOAD, SEND, SYNCED, connect, sent
+from tests.benchmarks.rows import Figures, Measure, Row
 
 KEYS = [encode_key(("users", n)) for n in range(10_000)]
 VALUE = PAYLOAD.encode()
@@ -49,7 +51,7 @@ def atomic_rate(path: Path, count: int, rows_a_commit: int) -> float:
             for n in range(start, start + rows_a_commit):
                 connection.execute(GET, (key_of(n),)).fetchone()
                 connection.execute(SET, (key_of(n), VALUE, n))
-                connection.execute(INSERT, ("order.created", PAYLOAD))
+                connection.execute(SEND, sent())
             connection.execute("COMMIT")
 
     return _rate(path, count, work, filled=True)
@@ -91,3 +93,28 @@ def _rate(
     took = time.perf_counter() - began
     connection.close()
     return count / took
+
+
+def per_s(rate: Callable[[Path, int], float], count: int) -> Measure:
+    """A row's measure of a rate that takes a database and a count."""
+    return partial(_measure, rate=rate, count=count)
+
+
+def _measure(
+    directory: Path, divisor: int, *, rate: Callable[[Path, int], float], count: int
+) -> Figures:
+    return {"per_s": rate(directory / "kv.db", count // divisor)}
+
+
+MANY, FEW, LISTED = 40_000, 4_000, 100_000
+ROWS = [
+    Row("KV", name, "floor", SYNCED, per_s(rate, count))
+    for name, rate, count in (
+        ("set, 100 keys a commit", partial(set_rate, rows_a_commit=100), MANY),
+        ("set, 1 key a commit", partial(set_rate, rows_a_commit=1), FEW),
+        ("get, one by one", get_rate, MANY),
+        ("check + set + send, 100 a commit", partial(atomic_rate, rows_a_commit=100), MANY),
+        ("check + set + send, 1 a commit", partial(atomic_rate, rows_a_commit=1), FEW),
+        ("list, 100,000 keys", list_rate, LISTED),
+    )
+]

@@ -4,34 +4,38 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 from kvqueue_fastapi import Kv
 from tests.benchmarks import kv_floor
+from tests.benchmarks.floor import SYNCED
+from tests.benchmarks.kv_floor import FEW, LISTED, MANY
 from tests.benchmarks.ours import ORDER, Order
+from tests.benchmarks.rows import Row
 
 KEYS = [("users", n) for n in range(len(kv_floor.KEYS))]
 
 
-async def set_rate(path: Path, count: int, callers: int) -> float:
+def set_rate(path: Path, count: int, callers: int) -> float:
     """Keys a second, set by so many tasks, each awaiting its own."""
 
     async def one(kv: Kv, n: int) -> None:
         await kv.set(KEYS[n % len(KEYS)], ORDER)
 
-    return await _rate(path, count, callers, one)
+    return asyncio.run(_rate(path, count, callers, one))
 
 
-async def get_rate(path: Path, count: int, callers: int) -> float:
+def get_rate(path: Path, count: int, callers: int) -> float:
     """Keys a second, read and checked as a model."""
 
     async def one(kv: Kv, n: int) -> None:
         await kv.get(KEYS[n % len(KEYS)], Order)
 
-    return await _rate(path, count, callers, one)
+    return asyncio.run(_rate(path, count, callers, one))
 
 
-async def atomic_rate(path: Path, count: int, callers: int) -> float:
+def atomic_rate(path: Path, count: int, callers: int) -> float:
     """Check, set and enqueue in one operation."""
     stamps: dict[int, str | None] = {}
 
@@ -42,11 +46,15 @@ async def atomic_rate(path: Path, count: int, callers: int) -> float:
         assert committed.ok
         stamps[n] = committed.versionstamp
 
-    return await _rate(path, count, callers, one, filled=False)
+    return asyncio.run(_rate(path, count, callers, one, filled=False))
 
 
-async def list_rate(path: Path, count: int) -> float:
+def list_rate(path: Path, count: int) -> float:
     """Keys a second, walked through in order, without a type."""
+    return asyncio.run(_list_rate(path, count))
+
+
+async def _list_rate(path: Path, count: int) -> float:
     await _fill(path, count)
     async with Kv.open(str(path)) as kv:
         began = time.perf_counter()
@@ -82,3 +90,17 @@ async def _fill(path: Path, count: int) -> None:
     connection = sqlite3.connect(path, isolation_level=None)
     kv_floor.fill(connection, count)
     connection.close()
+
+
+ROWS = [
+    Row("KV", name, "ours", SYNCED, kv_floor.per_s(rate, count))
+    for name, rate, count in (
+        ("set, 100 concurrent", partial(set_rate, callers=100), MANY),
+        ("set, one by one", partial(set_rate, callers=1), FEW),
+        ("get with a model, 100 concurrent", partial(get_rate, callers=100), MANY),
+        ("get with a model, one by one", partial(get_rate, callers=1), FEW),
+        ("check + set + enqueue, 100 concurrent", partial(atomic_rate, callers=100), MANY),
+        ("check + set + enqueue, one by one", partial(atomic_rate, callers=1), FEW),
+        ("list, 100,000 keys, decoded", list_rate, LISTED),
+    )
+]

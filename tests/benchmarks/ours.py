@@ -3,15 +3,15 @@
 import asyncio
 import sqlite3
 import time
+from functools import partial
 from pathlib import Path
 
 from injector import Binder, Inject, Injector, Module, singleton
 from pydantic import BaseModel
 
 from kvqueue_fastapi import KvQueue, KvQueueModule, on_queue_message
-from tests.benchmarks.floor import INSERT, PAYLOAD
-
-TYPE = "order.created"
+from tests.benchmarks.floor import INSERT, PAYLOAD, SYNCED, TYPE
+from tests.benchmarks.rows import Figures, Row
 
 
 class Order(BaseModel):
@@ -27,8 +27,21 @@ class Ledger:
     """What the consumer depends on."""
 
     def __init__(self) -> None:
-        self.handled_at = 0.0
-        self.some = asyncio.Event()
+        self.handled = 0
+        self.goal = 0
+        self.reached = asyncio.Event()
+
+    def note(self) -> None:
+        self.handled += 1
+        if self.handled == self.goal:
+            self.reached.set()
+
+    async def reach(self, goal: int) -> None:
+        """Wait until so many were handled."""
+        self.goal = goal
+        if self.handled < goal:
+            self.reached.clear()
+            await self.reached.wait()
 
 
 class Consumer:
@@ -37,8 +50,7 @@ class Consumer:
 
     @on_queue_message(TYPE)
     async def handle(self, order: Order) -> None:
-        self.ledger.handled_at = time.perf_counter()
-        self.ledger.some.set()
+        self.ledger.note()
 
 
 class LedgerModule(Module):
@@ -46,19 +58,36 @@ class LedgerModule(Module):
         binder.bind(Ledger, scope=singleton)
 
 
-async def send_rate(path: Path, count: int, producers: int) -> float:
+def send(directory: Path, divisor: int, *, count: int, producers: int) -> Figures:
     """Messages a second, sent by so many tasks, each awaiting its own."""
+    return asyncio.run(_send(directory / "ours.db", count // divisor, producers))
 
+
+async def _send(path: Path, count: int, producers: int) -> Figures:
     async def produce(queue: KvQueue) -> None:
         for _ in range(count // producers):
             await queue.send_message(TYPE, ORDER)
 
     module = KvQueueModule(str(path), consumers=[Consumer], listen=False)
     async with module.running(Injector([module, LedgerModule()])) as queue:
-        await asyncio.gather(*(produce(queue) for _ in range(min(producers, 10))))
+        await asyncio.gather(*(produce(queue) for _ in range(min(producers, 10))))  # to warm up
         began = time.perf_counter()
         await asyncio.gather(*(produce(queue) for _ in range(producers)))
-        return count / (time.perf_counter() - began)
+        took = time.perf_counter() - began
+    return {"per_s": count // producers * producers / took}
+
+
+def handle(directory: Path, divisor: int) -> Figures:
+    """Messages a second, of a backlog of 20,000, handled and settled."""
+
+    async def filled_and_handled() -> Figures:
+        count = 20_000 // divisor
+        path = directory / "ours.db"
+        await fill(path, count)
+        warm_up = count // 10
+        return await handle_some(path, range(1, count + 1), warm_up, count - warm_up)
+
+    return asyncio.run(filled_and_handled())
 
 
 async def fill(path: Path, count: int) -> None:
@@ -73,43 +102,44 @@ async def fill(path: Path, count: int) -> None:
     connection.close()
 
 
-async def handle_rate(path: Path, waiting: int, count: int) -> float:
-    """Messages a second, handled and settled, while so many wait.
+async def handle_some(
+    path: Path, ids: range, warm_up: int, count: int, consumer: type[Consumer] = Consumer
+) -> Figures:
+    """Messages a second, handled and settled.
 
-    One type is settled in order, so that the smallest id left tells how many are: a look that
-    costs the same at any depth. The first tenth is the warm-up.
+    Args:
+        path: of the database.
+        ids: of those that wait for this consumer, in the order in which they are handled.
+        warm_up: how many to handle before the clock starts.
+        count: how many to handle then.
+        consumer: whose handler to call.
     """
-    await fill(path, waiting)
-    module = KvQueueModule(str(path), consumers=[Consumer])
+    module = KvQueueModule(str(path), consumers=[consumer])
+    injector = Injector([module, LedgerModule()])
+    ledger = injector.get(Ledger)
+    # Some are handled before their turn; further back there is nothing to count.
+    looked_at = ids[: warm_up + count + 2_000]
     eye = sqlite3.connect(path)
     marks: list[tuple[int, float]] = []
-    async with module.running(Injector([module, LedgerModule()])):
-        for goal in (count // 10, count):
-            while (settled := _settled(eye, waiting)) < goal:
+    async with module.running(injector):
+        for goal in (warm_up, warm_up + count):
+            await ledger.reach(goal)
+            while (settled := _settled(eye, looked_at)) < goal:
                 await asyncio.sleep(0.001)
             marks.append((settled, time.perf_counter()))
     eye.close()
     (few, began), (many, ended) = marks
-    return (many - few) / (ended - began)
+    return {"per_s": (many - few) / (ended - began)}
 
 
-def _settled(eye: sqlite3.Connection, waiting: int) -> int:
-    (smallest,) = eye.execute("SELECT min(id) FROM kvqueue_messages").fetchone()
-    return waiting if smallest is None else int(smallest) - 1
+def _settled(eye: sqlite3.Connection, ids: range) -> int:
+    left = "SELECT count(*) FROM kvqueue_messages WHERE id BETWEEN ? AND ?"
+    (waiting,) = eye.execute(left, (ids[0], ids[-1])).fetchone()
+    return len(ids) - int(waiting)
 
 
-async def latencies_ms(path: Path, count: int) -> list[float]:
-    """From the call of `send_message` to the start of the handler, in an idle process."""
-    module = KvQueueModule(str(path), consumers=[Consumer])
-    injector = Injector([module, LedgerModule()])
-    taken: list[float] = []
-    async with module.running(injector) as queue:
-        ledger = injector.get(Ledger)
-        for _ in range(count):
-            await asyncio.sleep(0.005)
-            ledger.some.clear()
-            began = time.perf_counter()
-            await queue.send_message(TYPE, ORDER)
-            await ledger.some.wait()
-            taken.append((ledger.handled_at - began) * 1000)
-    return taken
+ROWS = [
+    Row("A", "100 producers", "ours", SYNCED, partial(send, count=40_000, producers=100)),
+    Row("B", "one by one", "ours", SYNCED, partial(send, count=4_000, producers=1)),
+    Row("C", "a dependency and a typed payload", "ours", SYNCED, handle),
+]
