@@ -1,7 +1,8 @@
 """arq on Redis; its worker polls twice a second, or again at once after a full batch."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ class Arq:
     async def fill(self, count: int) -> None:
         await asynchronous.send_in_tasks(self, count, 10)
 
-    def handling(self) -> AbstractAsyncContextManager[object]:
+    @asynccontextmanager
+    async def handling(self) -> AsyncIterator[None]:
         from arq.worker import Worker, func
 
         async def order_created(context: Any, message: dict[str, Any]) -> None:
@@ -40,7 +42,11 @@ class Arq:
             poll_delay=POLL_S,
             handle_signals=False,
         )
-        return asynchronous.during(worker.async_run())
+        async with asynchronous.during(worker.async_run()):
+            yield
+            # those in flight end by themselves, once no more are picked
+            worker.allow_pick_jobs = False
+            await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
 """Measures of a peer whose API is asynchronous: producers are tasks of one event loop."""
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -54,13 +55,17 @@ async def send_in_tasks(peer: Peer, count: int, producers: int) -> None:
 @asynccontextmanager
 async def during(work: Coroutine[Any, Any, object]) -> AsyncIterator[None]:
     """A worker that never ends by itself."""
+    # they warn of the work in flight when they are told to end
+    logging.disable(logging.WARNING)
     worker = asyncio.create_task(work)
     try:
         yield
     finally:
+        failed = worker.exception() if worker.done() else None
         worker.cancel()
-        with suppress(asyncio.CancelledError):
-            await worker
+        await asyncio.gather(worker, return_exceptions=True)
+        if failed is not None:
+            raise failed
 
 
 def _send_rate(

@@ -1,7 +1,7 @@
 """FastStream on Redis streams, read by a group and acknowledged."""
 
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 

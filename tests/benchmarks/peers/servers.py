@@ -44,7 +44,8 @@ def postgres(directory: Path) -> Iterator[str]:
         [*create, "--no-sync"], check=True, stdout=subprocess.DEVNULL, user=user, cwd=data
     )
     serve = [_postgres_binary("postgres"), "-D", data, "-k", data, "-c", "listen_addresses="]
-    with _running("INT", serve, data / "log", lambda: _accepts(data / ".s.PGSQL.5432"), user):
+    status = data / "postmaster.pid"
+    with _running("INT", serve, data / "log", lambda: _says_ready(status), user):
         yield f"postgresql://postgres@/postgres?host={data}"
 
 
@@ -58,7 +59,7 @@ def redis(directory: Path) -> Iterator[str]:
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
     serve = [_redis_binary(), "--port", port, "--bind", "127.0.0.1", "--dir", directory]
-    with _running("TERM", serve, directory / "log", lambda: _accepts(port), None):
+    with _running("TERM", serve, directory / "log", lambda: _answers(port), None):
         yield f"redis://127.0.0.1:{port}/0"
 
 
@@ -103,7 +104,7 @@ def _running(
         log.open("wb") as output,
         subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=output, stderr=output, user=user, cwd=log.parent
-        ) as server,
+        ),
     ):
         deadline = time.monotonic() + START_S
         while not ready():
@@ -113,12 +114,14 @@ def _running(
         yield
 
 
-def _accepts(address: Path | int) -> bool:
-    """Whether a socket answers, at a path or at a port of this machine."""
-    family = socket.AF_UNIX if isinstance(address, Path) else socket.AF_INET
-    target = str(address) if isinstance(address, Path) else ("127.0.0.1", address)
-    with closing(socket.socket(family)) as probe:
-        return probe.connect_ex(target) == 0
+def _says_ready(status: Path) -> bool:
+    """PostgreSQL listens before it lets anybody in; the last line of this file tells."""
+    return status.exists() and status.read_text().split()[-1:] == ["ready"]
+
+
+def _answers(port: int) -> bool:
+    with closing(socket.socket()) as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _give_to_nobody(data: Path) -> str:
