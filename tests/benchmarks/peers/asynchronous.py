@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tests.benchmarks.peers.handled import Handled, percentiles
-from tests.benchmarks.peers.sizes import LIMIT_S, Sizes
+from tests.benchmarks.peers.sizes import LEAST_S, WAIT_S, Sizes
 from tests.benchmarks.rows import Figures, Row
 
 
@@ -37,7 +37,7 @@ def rows(
     return sizes.rows(
         lambda work, name, measure: Row(work, name, who, durability, measure, missing),
         send=lambda count, producers: partial(_send_rate, opened, count, producers),
-        handle=lambda waiting, count: partial(_handle_rate, opened, waiting, count),
+        handle=lambda *of: partial(_handle_rate, opened, *of),
         latency=lambda count, gap_s: partial(_latency, opened, count, gap_s),
     )
 
@@ -84,7 +84,7 @@ def _send_rate(
 
 
 def _handle_rate(
-    opened: Opened, waiting: int, count: int, directory: Path, divisor: int
+    opened: Opened, waiting: int, count: int, limit_s: float, directory: Path, divisor: int
 ) -> Figures:
     async def measure() -> Figures:
         done = asyncio.Event()
@@ -94,7 +94,7 @@ def _handle_rate(
             await peer.fill(waiting // divisor)
             async with peer.handling():
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(done.wait(), LIMIT_S)
+                    await asyncio.wait_for(done.wait(), max(limit_s / divisor, LEAST_S))
                 return handled.rate()
 
     return asyncio.run(measure())
@@ -113,7 +113,7 @@ def _latency(opened: Opened, count: int, gap_s: float, directory: Path, divisor:
                 handled.expect(1)
                 began = time.perf_counter()
                 await peer.send()
-                await asyncio.wait_for(done.wait(), LIMIT_S)
+                await asyncio.wait_for(done.wait(), WAIT_S)
                 taken.append(handled.at - began)
         return percentiles(taken[1:])
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.benchmarks.peers.message import not_installed
-from tests.benchmarks.peers.sizes import DEPTHS, LIMIT_S, Sizes
+from tests.benchmarks.peers.sizes import DEPTHS, LEAST_S, Sizes
 from tests.benchmarks.rows import Figures, Measure, Row
 
 SCRIPT = Path(__file__).with_suffix(".ts")
@@ -35,9 +35,12 @@ def _send_rate(count: int, producers: int, directory: Path, divisor: int) -> Fig
     return _run(directory, "send", max(count // divisor, producers), producers)
 
 
-def _handle_rate(waiting: int, count: int, directory: Path, divisor: int) -> Figures:
+def _handle_rate(
+    waiting: int, count: int, limit_s: float, directory: Path, divisor: int
+) -> Figures:
     few = min(waiting, count) // divisor
-    return _run(directory, "handle", waiting // divisor, few, LIMIT_S * 1000)
+    limit_ms = max(limit_s / divisor, LEAST_S) * 1000
+    return _run(directory, "handle", waiting // divisor, few, limit_ms)
 
 
 def _latency(count: int, gap_s: float, directory: Path, divisor: int) -> Figures:
@@ -49,9 +52,11 @@ def _row(work: str, name: str, measure: Measure) -> Row:
     return Row(work, name, "Deno KV", "each commit synced", measure, missing)
 
 
-ROWS: list[Row] = Sizes("Deno KV", depths=DEPTHS, handled=1_000, gap_s=0.1).rows(
+ROWS: list[Row] = Sizes(
+    "Deno KV", depths=DEPTHS, handled=1_000, limit_s=25, latencies=100, gap_s=0.1
+).rows(
     _row,
     send=lambda count, producers: partial(_send_rate, count, producers),
-    handle=lambda waiting, count: partial(_handle_rate, waiting, count),
+    handle=lambda *of: partial(_handle_rate, *of),
     latency=lambda count, gap_s: partial(_latency, count, gap_s),
 )

@@ -79,5 +79,5 @@ ROWS: list[Row] = threaded.rows(
     "not synced",
     opened,
     partial(not_installed, "litequeue"),
-    Sizes("litequeue", depths=DEPTHS, handled=1_000),
+    Sizes("litequeue", depths=DEPTHS, handled=1_000, limit_s=25),
 )

@@ -85,7 +85,7 @@ ROWS: list[Row] = [
         "each commit synced",
         opened,
         missing,
-        Sizes("persist-queue", depths=DEPTHS, handled=5_000),
+        Sizes("persist-queue", depths=DEPTHS, handled=5_000, limit_s=25),
     ),
     *threaded.rows(
         "persist-queue",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tests.benchmarks.peers.handled import Handled, percentiles
-from tests.benchmarks.peers.sizes import LIMIT_S, Sizes
+from tests.benchmarks.peers.sizes import LEAST_S, WAIT_S, Sizes
 from tests.benchmarks.rows import Figures, Row
 
 
@@ -37,7 +37,7 @@ def rows(
     return sizes.rows(
         lambda work, name, measure: Row(work, name, who, durability, measure, missing),
         send=lambda count, producers: partial(_send_rate, opened, count, producers),
-        handle=lambda waiting, count: partial(_handle_rate, opened, waiting, count),
+        handle=lambda *of: partial(_handle_rate, opened, *of),
         latency=lambda count, gap_s: partial(_latency, opened, count, gap_s),
     )
 
@@ -68,7 +68,7 @@ def _send_rate(
 
 
 def _handle_rate(
-    opened: Opened, waiting: int, count: int, directory: Path, divisor: int
+    opened: Opened, waiting: int, count: int, limit_s: float, directory: Path, divisor: int
 ) -> Figures:
     done = threading.Event()
     handled = Handled(done)
@@ -76,7 +76,7 @@ def _handle_rate(
     with opened(directory, handled) as peer:
         peer.fill(waiting // divisor)
         with peer.handling():
-            done.wait(LIMIT_S)
+            done.wait(max(limit_s / divisor, LEAST_S))
             return handled.rate()
 
 
@@ -91,7 +91,7 @@ def _latency(opened: Opened, count: int, gap_s: float, directory: Path, divisor:
             handled.expect(1)
             began = time.perf_counter()
             peer.send()
-            if not done.wait(LIMIT_S):
+            if not done.wait(WAIT_S):
                 raise TimeoutError("a message was not handled")
             taken.append(handled.at - began)
     return percentiles(taken[1:])
