@@ -12,7 +12,7 @@ from tests.benchmarks.peers.message import MESSAGE, TYPE, not_installed
 from tests.benchmarks.peers.sizes import Sizes
 from tests.benchmarks.rows import Row
 
-MAX_JOBS = 100
+MAX_JOBS = 300
 POLL_S = 0.5
 """Its default."""
 

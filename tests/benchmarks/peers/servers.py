@@ -24,8 +24,10 @@ START_S = 20.0
 NOBODY = "nobody"
 """Who runs PostgreSQL when the benchmark runs as root, which PostgreSQL refuses to be."""
 
-# the pipe closes however the parent ends, and then the server ends too
-WITH_PARENT = 'signal=$1; shift; "$@" & read -r _; kill -s "$signal" "$!"; wait "$!"'
+# the pipe closes however the parent ends, and then the server ends too; a signal does the same
+WITH_PARENT = (
+    'trap : TERM INT HUP; signal=$1; shift; "$@" & read -r _; kill -s "$signal" "$!"; wait "$!"'
+)
 
 
 @contextmanager
