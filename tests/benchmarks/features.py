@@ -90,6 +90,9 @@ class WithEffect:
 class Session:
     """Bound in the request scope."""
 
+    def __init__(self) -> None:
+        self.orders: list[Any] = []
+
 
 class Scoped:
     def __init__(self, ledger: Inject[Ledger], session: Inject[Session]) -> None:

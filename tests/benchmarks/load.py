@@ -25,7 +25,8 @@ def no_generator() -> str | None:
     except ImportError:
         return "deno, which runs the load generator, is not installed"
     except (OSError, subprocess.SubprocessError) as error:
-        return f"{AUTOCANNON} does not run in deno: {error}"
+        said = getattr(error, "stderr", None) or str(error)
+        return f"{AUTOCANNON} does not run in deno: {said.strip().splitlines()[-1]}"
     return None
 
 
