@@ -26,7 +26,7 @@ def no_generator() -> str | None:
         return "deno, which runs the load generator, is not installed"
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or str(error)
-        return f"{AUTOCANNON} does not run in deno: {said.strip().splitlines()[-1]}"
+        return f"{AUTOCANNON} does not run in deno: {said.strip().splitlines()[0]}"
     return None
 
 
