@@ -5,6 +5,7 @@
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from tests.benchmarks.rows import Figures
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120
+NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 
 
 def call(function: Callable[..., Figures], *args: str | float) -> Figures:
@@ -32,8 +34,14 @@ def started(
 ) -> Iterator[subprocess.Popen[str]]:
     """The same in the background; it ends with the block at the latest."""
     command = [sys.executable, "-m", __name__, function.__module__, function.__name__]
+    # An installed package has its bytecode; a checkout has it too, unless Python may not write it.
+    environment = {key: value for key, value in os.environ.items() if key != NO_BYTECODE}
     child = subprocess.Popen(
-        [*command, json.dumps(args)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [*command, json.dumps(args)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     with child:
         try:
