@@ -25,7 +25,8 @@ def call(function: Callable[..., Figures], *args: str | float) -> Figures:
         printed, _ = child.communicate(timeout=PATIENCE_S)
         if child.returncode:
             raise subprocess.CalledProcessError(child.returncode, child.args)
-    return json.loads(printed)
+    figures: Figures = json.loads(printed)
+    return figures
 
 
 @contextmanager

@@ -54,9 +54,13 @@ def probe_busy(directory: Path, divisor: int) -> Figures:
     with serving(directory) as server:
         for _ in range(BACKLOGS):
             fill(server, TYPE, BACKLOG // divisor)
-            with closing(sqlite3.connect(server.database)) as eye:
-                taken_ms += asyncio.run(probe(server.url, lambda _, eye=eye: is_empty(eye)))
+            taken_ms += probe_until_empty(server)
     return percentiles(taken_ms)
+
+
+def probe_until_empty(server: Server) -> list[float]:
+    with closing(sqlite3.connect(server.database)) as eye:
+        return asyncio.run(probe(server.url, lambda _taken: is_empty(eye)))
 
 
 async def probe(url: str, is_over: Callable[[int], bool]) -> list[float]:
