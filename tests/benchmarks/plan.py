@@ -1,6 +1,17 @@
 """All rows, in the order in which they take their turns."""
 
-from tests.benchmarks import depths, floor, kv_floor, kv_ours, ours
+from tests.benchmarks import (
+    depths,
+    features,
+    floor,
+    kv_floor,
+    kv_ours,
+    latency,
+    ours,
+    peers,
+    web,
+    weight,
+)
 from tests.benchmarks.rows import Row
 
 WORKS = {
@@ -20,6 +31,17 @@ WORKS = {
 }
 
 ROWS: list[Row] = sorted(
-    [*floor.ROWS, *ours.ROWS, *depths.ROWS, *kv_floor.ROWS, *kv_ours.ROWS],
+    [
+        *floor.ROWS,
+        *ours.ROWS,
+        *depths.ROWS,
+        *latency.ROWS,
+        *web.ROWS,
+        *weight.ROWS,
+        *features.ROWS,
+        *kv_floor.ROWS,
+        *kv_ours.ROWS,
+        *peers.ROWS,
+    ],
     key=lambda row: list(WORKS).index(row.work),
 )
