@@ -15,7 +15,7 @@ from kvqueue_fastapi.store.sqlite.connection import (
     patiently,
     store_error,
 )
-from kvqueue_fastapi.store.sqlite.keys import Keys
+from kvqueue_fastapi.store.sqlite.keys import Changes, Keys
 from kvqueue_fastapi.store.sqlite.leases import Undertaker
 from kvqueue_fastapi.store.sqlite.sends import insert, insert_once
 from kvqueue_fastapi.store.sqlite.settlements import settle_singly, settle_together
@@ -86,8 +86,9 @@ class Batch:
         return sorted(found, key=str.encode)[:limit]
 
     def _together(self, connection: sqlite3.Connection, requests: Sequence[Request]) -> list[Any]:
-        now_ms, steady_ms = self._clock.wall_ms(), self._clock.steady_ms()
+        now_ms = self._clock.wall_ms()
         answers: list[Any] = [None] * len(requests)
+        claims: list[tuple[int, ClaimRequest]] = []
         gathered = _Gathered(connection, answers, now_ms)
         gathered.read_for(requests)
         for index, request in enumerate(requests):
@@ -99,13 +100,15 @@ class Batch:
                 answers[index] = self._write(connection, request, now_ms)
             elif isinstance(request, SettleRequest):
                 answers[index] = _settle(connection, request, gathered, now_ms)
+            else:
+                claims.append((index, request))
         gathered.flush()
         # Claims come last, so that they see all that the batch has made ready.
-        for index, request in enumerate(requests):
-            if isinstance(request, ClaimRequest):
-                answers[index] = claim(
-                    connection, request, self._undertaker, now_ms=now_ms, steady_ms=steady_ms
-                )
+        for index, request in claims:
+            steady_ms = self._clock.steady_ms()
+            answers[index] = claim(
+                connection, request, self._undertaker, now_ms=now_ms, steady_ms=steady_ms
+            )
         return answers
 
     def _remember_types(
@@ -194,18 +197,19 @@ class _Gathered:
         self._connection = connection
         self._answers = answers
         self._now_ms = now_ms
-        self._keys = Keys(connection, now_ms)
+        self._keys: Keys | None = None
         self._sends: list[Send] = []
         self._owners: list[tuple[int, int, int | None]] = []
 
     def read_for(self, requests: Sequence[Request]) -> None:
-        self._keys.read_for(
-            [
-                one
-                for one in requests
-                if isinstance(one, AtomicWrite) and (one.checks or one.mutations)
-            ]
-        )
+        looking = [
+            one
+            for one in requests
+            if isinstance(one, AtomicWrite) and (one.checks or one.mutations or one.versioned)
+        ]
+        if looking:
+            self._keys = Keys(self._connection, self._now_ms)
+            self._keys.read_for(looking)
 
     def add(self, index: int, write: AtomicWrite) -> None:
         version = None
@@ -222,7 +226,8 @@ class _Gathered:
         self._sends.extend(write.sends)
 
     def flush(self) -> None:
-        self._keys.flush()
+        if self._keys is not None:
+            self._keys.flush()
         ids = insert(self._connection, self._sends, self._now_ms) if self._sends else []
         start = 0
         for index, count, version in self._owners:
@@ -231,7 +236,7 @@ class _Gathered:
         self._sends, self._owners = [], []
 
     def _change(self, write: AtomicWrite) -> int | None:
-        changes = self._keys.plan(write)
+        changes = Changes({}, None) if self._keys is None else self._keys.plan(write)
         if changes is None:
             raise _CheckFailed
         # The last thing that can fail, and it changes nothing then.
@@ -239,7 +244,8 @@ class _Gathered:
             settle_singly(self._connection, write.settlements, self._now_ms)
         ):
             raise LeaseLostError
-        self._keys.accept(changes)
+        if self._keys is not None:
+            self._keys.accept(changes)
         return changes.version
 
 
@@ -284,7 +290,7 @@ def _write_all(connection: sqlite3.Connection, write: AtomicWrite, now_ms: int) 
 
 def _tell_of_claims(requests: Sequence[Request], answers: Sequence[Any]) -> None:
     for request, answer in zip(requests, answers, strict=True):
-        if isinstance(request, ClaimRequest) and request.taken and isinstance(answer, Claimed):
+        if isinstance(answer, Claimed) and isinstance(request, ClaimRequest) and request.taken:
             request.taken(answer)
 
 

@@ -145,7 +145,10 @@ class WriteTransaction:
         self._patience = patience
 
     def __enter__(self) -> None:
-        patiently(self._begin, self._patience)
+        try:
+            self._begin()
+        except sqlite3.OperationalError:
+            patiently(self._begin, self._patience)
         self._patience.outages.has_lock()
         self._changes = self._connection.total_changes
 
