@@ -11,10 +11,12 @@ from kvqueue_fastapi.settings import KvQueueSettings
 
 AHEAD_S: Final = 0.05
 """Claims wait for a free slot about this long: handlers that are quick get larger batches."""
-MOST_AHEAD: Final = 4
+MOST_AHEAD: Final = 2
 """Times the concurrency: what is claimed ahead at the most."""
-MOST_AT_ONCE: Final = 250
-"""Of one claim: more would not be quicker, and large payloads would pile up in its answer."""
+MOST_AT_ONCE: Final = 150
+"""Of one claim. More would not be quicker, and large payloads would pile up in its answer. Above
+all, some 700 objects more than before have Python's garbage collector look; where it does so
+with every claim, it soon looks through the whole app, which stops everything for 20 ms."""
 MEASURE_S: Final = 0.1
 
 

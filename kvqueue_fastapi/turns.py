@@ -56,13 +56,13 @@ class Turns:
         Args:
             room_of: how many more of a type may be claimed now.
         """
+        self._first += not self._looks_up
         return self.few(room_of) or await self._look_up(room_of)
 
     def few(self, room_of: Callable[[str], int]) -> Turn | None:
-        """Choose as `next` does, where that takes no look; else None."""
+        """Give the turn that it is, without a look; None: it takes one."""
         if self._looks_up:
             return None
-        self._first += 1
         start = self._first % max(1, len(self._types))
         rooms = [Wanted(k, room_of(k)) for k in self._types[start:] + self._types[:start]]
         wanted = [one for one in rooms if one.room > 0]

@@ -74,7 +74,7 @@ class Workers:
                 continue
             hold = self.running[task] = self._waiting.popleft()
             # Should this one have to wait for something, another worker goes on.
-            if self._waiting:
+            if self._waiting and len(self._beginning) < SPARE:
                 self.start()
             await self._handle(hold)
             del self.running[task]

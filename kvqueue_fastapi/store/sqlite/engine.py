@@ -4,7 +4,7 @@ import asyncio
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar, TypeVarTuple, Unpack
 
 from kvqueue_fastapi.endings import in_own_thread
@@ -120,7 +120,7 @@ class SqliteStore:
             raise
         return store
 
-    async def commit(self, write: AtomicWrite) -> Committed:
+    def commit(self, write: AtomicWrite) -> Awaitable[Committed]:
         """Write all of it durably, or nothing."""
         size_bytes = 0
         for send in write.sends:
@@ -128,8 +128,7 @@ class SqliteStore:
         for mutation in write.mutations:
             if isinstance(mutation, KvSet):
                 size_bytes += len(mutation.value)
-        answer: Committed = await self._writer.submit(write, size_bytes)
-        return answer
+        return self._writer.submit(write, size_bytes)
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         """End claims, each by itself. Returns, in order, whether the lease still held."""
