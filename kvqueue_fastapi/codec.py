@@ -61,17 +61,13 @@ def encode_payload(data: Any, limit_bytes: int, what: str = "Payload") -> str:
     """
     try:
         encoded = to_json(data, round_trip=True, by_alias=True)
-        if len(encoded) > limit_bytes:
-            raise PayloadTooLargeError(len(encoded), limit_bytes, what)
-        if len(encoded) > _MAX_NESTING and _may_be_unreadable(encoded):
-            _refuse_unreadable(data, encoded, what)
-        loss = loss_of(data, encoded)
-    except PayloadError:
-        raise
     except Exception as exc:  # because a model's own serialiser may raise anything
         raise _unencodable(data, str(exc), what) from exc
-    if loss is not None:
-        raise _unencodable(data, loss, what)
+    if len(encoded) > limit_bytes:
+        raise PayloadTooLargeError(len(encoded), limit_bytes, what)
+    if len(encoded) > _MAX_NESTING and _may_be_unreadable(encoded):
+        _refuse_unreadable(data, encoded, what)
+    _refuse_loss(data, encoded, what)
     return encoded.decode()
 
 
@@ -240,6 +236,15 @@ def _refuse_unreadable(data: object, encoded: bytes, what: str) -> None:
             f"{_MAX_DIGITS} digits of a number"
         )
         raise _unencodable(data, problem, what) from exc
+
+
+def _refuse_loss(data: object, encoded: bytes, what: str) -> None:
+    try:
+        loss = loss_of(data, encoded)
+    except Exception as exc:  # because a model's own serialiser may raise anything
+        raise _unencodable(data, str(exc), what) from exc
+    if loss is not None:
+        raise _unencodable(data, loss, what)
 
 
 def _problems(error: ValidationError) -> str:
