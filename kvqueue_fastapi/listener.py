@@ -80,6 +80,7 @@ class Listener:
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._offers: set[asyncio.Future[Claimed]] = set()
+        self._offering = False
         self._more = False
         self._stopping = False
         self._lingering = 0
@@ -220,9 +221,10 @@ class Listener:
         if self._quarantined:
             seconds = min(seconds, APART_S)
         self._look_in(seconds)
-        if offering:
-            self._offer()
+        self._offering = offering
+        self._offer()
         await self._wake.wait()
+        self._offering = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -242,8 +244,10 @@ class Listener:
 
     def _offer(self) -> None:
         """Have what is sent here next claimed in its own commit, as far as there is room."""
+        if not self._offering or self._offers or self._wake.is_set():
+            return
         turn = self._turns.few(self._rooms.of)
-        if turn is None or self._wake.is_set():
+        if turn is None:
             return
         self._more = self._more or turn.full
         for part in self._rooms.parts(turn.wanted):
@@ -257,7 +261,6 @@ class Listener:
     def _take_offered(
         self, wanted: Sequence[Wanted], limit: int, offer: asyncio.Future[Claimed]
     ) -> None:
-        is_pausing = offer in self._offers
         self._offers.discard(offer)
         if offer.cancelled() or offer.exception() is not None:
             self._wake.set()  # the next claim meets the same error, and tells
@@ -266,10 +269,11 @@ class Listener:
         self._accept(claimed.claims)
         if claimed.isolated or is_cut_off(wanted, claimed.claims, limit):
             self._wake.set()
-        elif is_pausing:
+        elif self._offering:
             if claimed.next_due_ms is not None:
                 self._look_in(claimed.next_due_ms / 1000)
-            self._offer()
+            # Behind the handlers that begin now.
+            asyncio.get_running_loop().call_soon(self._offer)
 
     def _accept(self, claims: Iterable[Claim]) -> None:
         for claim in claims:
