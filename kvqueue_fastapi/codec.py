@@ -34,7 +34,7 @@ _StepMs = Annotated[int, Field(ge=0, le=MAX_BACKOFF_STEP_S * 1000)]
 
 class _StoredOptions(BaseModel):
     # a newer version may store options that this one does not know
-    model_config = ConfigDict(strict=True, extra="ignore")
+    model_config = ConfigDict(strict=True, extra="ignore", defer_build=True)
 
     headers: dict[str, str] = Field(default_factory=dict)
     backoff_schedule_ms: list[_StepMs] | None = Field(default=None, max_length=MAX_BACKOFF_STEPS)
@@ -86,7 +86,7 @@ def decode_payload(
             problems are named.
     """
     try:
-        return from_json(text) if adapter is None else adapter.validate_json(text)
+        return from_json(text) if adapter is None else adapter.validator.validate_json(text)
     except ValidationError as exc:
         # Not its cause: a log shows causes, and the text of this one has values of the payload.
         raise misfit(exc, what) from None

@@ -65,7 +65,6 @@ class Listener:
         self._holds: dict[int, Hold] = {}
         self._waiting: deque[Hold] = deque()
         self._workers = Workers(settings.concurrency, self._waiting, self._handle, self._failed)
-        self._running = self._workers.running
         self._quarantined: dict[int, float] = {}
         self._rooms = Rooms(table, settings)
         self._isolation = Isolation(self._rooms, self._workers)
@@ -124,7 +123,7 @@ class Listener:
 
     def is_handling_in(self, task: asyncio.Task[Any] | None) -> bool:
         """Whether a handler runs in this task."""
-        return task in self._running
+        return task in self._workers.running
 
     # --- claiming ---
 
@@ -184,7 +183,7 @@ class Listener:
         await self._isolation.until_idle()
         # What there is room for now: what was claimed just before may have taken it.
         wanted = self._isolation.admit(types)
-        if wanted and not self._stopping and len(self._running) < self._rooms.slots:
+        if wanted and not self._stopping and len(self._workers.running) < self._rooms.slots:
             self._accept((await self._claim(wanted, 1, isolated=True)).claims)
             await self._isolation.until_idle()
 
@@ -386,13 +385,13 @@ class Listener:
         await settling
 
     async def _drain(self) -> None:
-        if self._running:
-            await asyncio.wait(self._running, timeout=self._grace_s)
-        for task in self._running:
+        if self._workers.running:
+            await asyncio.wait(self._workers.running, timeout=self._grace_s)
+        for task in self._workers.running:
             task.cancel()
-        if self._running:
-            await asyncio.wait(self._running, timeout=CANCEL_S)
-        for hold in self._running.values():
+        if self._workers.running:
+            await asyncio.wait(self._workers.running, timeout=CANCEL_S)
+        for hold in self._workers.running.values():
             if hold.settled:
                 continue
             log.warning(
@@ -404,7 +403,7 @@ class Listener:
 
     def _leave(self) -> None:
         try:
-            if self._lingering or self._running:
+            if self._lingering or self._workers.running:
                 # What goes on keeps its lease; the last thread leaves in our place, or the end
                 # of the process does.
                 self._store.retain()

@@ -5,6 +5,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar, TypeVarTuple, Unpack
 
 from kvqueue_fastapi.endings import in_own_thread
@@ -86,7 +87,9 @@ class SqliteStore:
         self._wakes: list[Callable[[], None]] = []
         self._key_wakes: list[Callable[[], None]] = []
         self._offers: dict[asyncio.Future[Claimed], tuple[ClaimRequest, Callable[[], None]]] = {}
-        self._writer: Writer[Request] = Writer(self._begin_batch)
+        self._writer: Writer[Request] = Writer(
+            partial(self._thread.submit, self._write_batch, self._refuse_batch)
+        )
         # Gathered as writes are: a hundred that read at once share one hop between threads.
         self._getter: Writer[Sequence[bytes]] = TaskWriter(self._get_together)
         self._users = 1
@@ -280,9 +283,6 @@ class SqliteStore:
         self._thread.close()
         if self._file is not None:
             self._file.close()
-
-    def _begin_batch(self) -> None:
-        self._thread.submit(self._write_batch, self._refuse_batch)
 
     def _write_batch(self, connection: sqlite3.Connection) -> None:
         batch = self._writer.take()
