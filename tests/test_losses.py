@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field, RootModel, field_serializer
+from pydantic import BaseModel, ConfigDict, Field, RootModel, field_serializer, model_serializer
 from pydantic.dataclasses import dataclass as checked
 
 from kvqueue_fastapi.codec import decode_payload, encode_payload
@@ -50,6 +50,14 @@ class Deliberate(BaseModel):
         return degrees if math.isfinite(degrees) else None
 
 
+class Custom(BaseModel):
+    names: list[Any]
+
+    @model_serializer
+    def dump(self) -> dict[Any, int]:
+        return dict.fromkeys(self.names, 1)
+
+
 class Letter(Enum):
     A = "a"
 
@@ -76,6 +84,8 @@ class Plain:
         ({UUID(int=5): 1, str(UUID(int=5)): 2}, "'00000000-"),
         (Reading(degrees=1, by_hour={1: 1.0, "1": 2.0}), "'1'"),
         ([Reading(degrees=1, inner=[Reading(degrees=1, by_hour={1: 1, "1": 2})])], "'1'"),
+        (RootModel[dict[Any, int]]({1: 1, "1": 2}), "'1'"),
+        (Custom(names=["1", 1]), "'1'"),
     ],
 )
 def test_keys_that_json_writes_alike_are_refused_by_name(data: Any, name: str) -> None:

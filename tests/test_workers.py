@@ -1,0 +1,162 @@
+"""Handlers run in workers that are used again, and nothing of one message is found by the next."""
+
+import asyncio
+import contextvars
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from kvqueue_fastapi.message import Hold
+from kvqueue_fastapi.model import Claim
+from kvqueue_fastapi.workers import Workers
+
+Handle = Callable[[Hold], Awaitable[None]]
+
+left_behind: contextvars.ContextVar[int] = contextvars.ContextVar("left_behind")
+
+
+def holds(count: int) -> deque[Hold]:
+    return deque(
+        Hold(Claim(n, 1, "work", "null", 1, 0, 0, None, None), claimed_at=0) for n in range(count)
+    )
+
+
+async def run(count: int, handle: Handle, *, slots: int = 10) -> list[tuple[int, str]]:
+    """Run to the end. Returns what ended a worker, by message."""
+    failed: list[tuple[int, str]] = []
+    waiting = holds(count)
+    workers = Workers(
+        slots, waiting, handle, lambda hold, error: failed.append((hold.claim.id, str(error)))
+    )
+    workers.start()
+    async with asyncio.timeout(10):
+        while waiting or workers.running:
+            await asyncio.sleep(0)
+    return failed
+
+
+async def test_messages_begin_in_order_and_few_tasks_do_for_many_of_them() -> None:
+    begun: list[int] = []
+    tasks = set[asyncio.Task[None] | None]()
+
+    async def handle(hold: Hold) -> None:
+        begun.append(hold.claim.id)
+        tasks.add(asyncio.current_task())
+
+    await run(1_000, handle)
+
+    assert begun == list(range(1_000))
+    assert len(tasks) < 100
+
+
+@pytest.mark.parametrize("slots", [1, 3, 10])
+async def test_as_many_run_at_once_as_there_are_slots_and_no_more(slots: int) -> None:
+    running, most, begun = 0, 0, list[int]()
+
+    async def handle(hold: Hold) -> None:
+        nonlocal running, most
+        begun.append(hold.claim.id)
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.001)
+        running -= 1
+
+    await run(50, handle, slots=slots)
+
+    assert most == slots
+    assert begun == list(range(50))
+
+
+async def test_context_variables_of_one_message_are_not_seen_by_another() -> None:
+    seen: list[int | None] = []
+
+    async def handle(hold: Hold) -> None:
+        seen.append(left_behind.get(None))
+        left_behind.set(hold.claim.id)
+
+    await run(20, handle)
+
+    assert seen == [None] * 20
+
+
+async def test_cancellation_that_a_handler_leaves_behind_hits_no_other_message() -> None:
+    done: list[int] = []
+
+    async def handle(hold: Hold) -> None:
+        await asyncio.sleep(0)
+        done.append(hold.claim.id)
+        if hold.claim.id == 3 and (task := asyncio.current_task()) is not None:
+            task.cancel()
+
+    failed = await run(20, handle, slots=1)
+
+    assert done == list(range(20))
+    assert failed == []
+
+
+async def test_cancellation_that_was_swallowed_hits_no_other_message() -> None:
+    counts: list[int] = []
+
+    async def handle(_hold: Hold) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        counts.append(task.cancelling())
+        task.cancel()
+        try:
+            await asyncio.sleep(1)
+        except asyncio.CancelledError:
+            return
+
+    await run(20, handle)
+
+    assert counts == [0] * 20
+
+
+async def test_what_ends_a_worker_is_told_and_the_others_go_on() -> None:
+    done: list[int] = []
+
+    async def handle(hold: Hold) -> None:
+        if hold.claim.id % 2:
+            raise ValueError(hold.claim.id)
+        done.append(hold.claim.id)
+
+    failed = await run(10, handle)
+
+    assert failed == [(n, str(n)) for n in range(1, 10, 2)]
+    assert done == list(range(0, 10, 2))
+
+
+async def test_worker_that_is_cancelled_before_it_begins_leaves_its_place_to_another() -> None:
+    done: list[int] = []
+
+    async def handle(hold: Hold) -> None:
+        done.append(hold.claim.id)
+
+    waiting = holds(5)
+    workers = Workers(1, waiting, handle, lambda _hold, _error: None)
+    workers.start()
+    for worker in workers.others_than([]):
+        worker.cancel()
+    async with asyncio.timeout(10):
+        while waiting:
+            await asyncio.sleep(0)
+
+    assert done == list(range(5))
+
+
+async def test_event_loop_has_its_turn_while_handlers_never_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("kvqueue_fastapi.workers.ROUND_S", 0.0)
+    done: list[object] = []
+
+    async def handle(hold: Hold) -> None:
+        done.append(hold.claim.id)
+        asyncio.get_running_loop().call_soon(done.append, "other")
+
+    await run(50, handle)
+
+    # A message or two, one for each worker, and then whatever else there is to do.
+    assert "other" in done[:5]
+    assert "other" in done[-5:]
