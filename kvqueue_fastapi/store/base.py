@@ -241,3 +241,12 @@ class StoreAdmin(Protocol):
     async def listeners(self) -> list[ListenerRecord]:
         """The processes that listen."""
         ...
+
+
+class AnyStore(Store, Protocol):
+    """An open store, whatever its engine: the verbs of the flow, and who has the keeper's."""
+
+    @property
+    def admin(self) -> StoreAdmin:
+        """The verbs of the keeper."""
+        ...
