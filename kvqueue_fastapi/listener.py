@@ -245,7 +245,7 @@ class Listener:
         """Have what is sent here next claimed in its own commit, as far as there is room."""
         if not self._offering or self._offers or self._wake.is_set():
             return
-        turn = self._turns.few(self._rooms.of)
+        turn = self._turns.offered(self._rooms.of)
         if turn is None:
             return
         self._more = self._more or turn.full

@@ -6,6 +6,8 @@ from typing import Final, NamedTuple
 from kvqueue_fastapi.model import BARE_TYPE, Wanted
 from kvqueue_fastapi.store.base import MAX_WANTED, Store
 
+MOST_OFFERED: Final = 256
+"""An offer is made after each message that comes to an idle listener, so it must be quick."""
 PAGE: Final = 256
 """How many types with something to claim are looked at in one go."""
 
@@ -56,13 +58,18 @@ class Turns:
         Args:
             room_of: how many more of a type may be claimed now.
         """
-        self._first += not self._looks_up
-        return self.few(room_of) or await self._look_up(room_of)
-
-    def few(self, room_of: Callable[[str], int]) -> Turn | None:
-        """Give the turn that it is, without a look; None: it takes one."""
         if self._looks_up:
+            return await self._look_up(room_of)
+        self._first += 1
+        return self._of_all(room_of)
+
+    def offered(self, room_of: Callable[[str], int]) -> Turn | None:
+        """Choose types for an offer, which may name more of them; None: there are too many."""
+        if self._any_type or len(self._types) > MOST_OFFERED:
             return None
+        return self._of_all(room_of)
+
+    def _of_all(self, room_of: Callable[[str], int]) -> Turn:
         start = self._first % max(1, len(self._types))
         rooms = [Wanted(k, room_of(k)) for k in self._types[start:] + self._types[:start]]
         wanted = [one for one in rooms if one.room > 0]

@@ -168,3 +168,24 @@ async def test_offer_shares_the_error_of_a_batch_that_cannot_be_written(store: A
 
     with pytest.raises(StoreError, match="no such luck"):
         await answer(offered)
+
+
+async def test_offer_of_many_types_takes_those_that_are_sent(store: AnyStore) -> None:
+    wanted = [Wanted(f"t{n}", 10) for n in range(40)]
+    offered = store.offer(ClaimRequest(wanted, limit=10, lease_ms=LEASE_MS), ignore)
+
+    first, _, third = await send(store, *(Send(kind, "1") for kind in ("t7", "other", "t31")))
+
+    assert [one.id for one in (await answer(offered)).claims] == [first, third]
+
+
+async def test_offer_of_many_types_leaves_what_one_claim_cannot_take(store: AnyStore) -> None:
+    wanted = [Wanted(f"t{n}", 10) for n in range(40)]
+    woken: list[str] = []
+    store.subscribe(lambda: woken.append("woken"))
+    offered = store.offer(ClaimRequest(wanted, limit=10, lease_ms=LEASE_MS), ignore)
+
+    await send(store, *(Send(f"t{n}", "1") for n in range(17)))
+
+    assert store.withdraw(offered)
+    assert woken

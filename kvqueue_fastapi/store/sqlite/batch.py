@@ -332,6 +332,19 @@ def may_change(requests: Sequence[Request]) -> tuple[bool, bool]:
     return changed, keys_changed
 
 
+def types_sent(requests: Sequence[Request]) -> set[str] | None:
+    """The types of what may have become claimable; None: they are not known."""
+    types: set[str] = set()
+    for request in requests:
+        if isinstance(request, AtomicWrite):
+            if request.settlements:
+                return None
+            types.update([send.type for send in request.sends])
+        elif isinstance(request, SettleRequest) and any(map(_frees, request.settlements)):
+            return None
+    return types
+
+
 def _writes_keys(settlement: Settlement) -> bool:
     return settlement.outcome is Outcome.DEAD
 

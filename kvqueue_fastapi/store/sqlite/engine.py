@@ -17,10 +17,12 @@ from kvqueue_fastapi.model import (
     KvSet,
     Settlement,
     Stored,
+    Wanted,
 )
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.base import (
     MAX_READ_KEYS,
+    MAX_WANTED,
     ClaimRequest,
     Clock,
     Request,
@@ -28,7 +30,7 @@ from kvqueue_fastapi.store.base import (
 )
 from kvqueue_fastapi.store.sqlite import statements as sql
 from kvqueue_fastapi.store.sqlite.admin import SqliteAdmin
-from kvqueue_fastapi.store.sqlite.batch import Answers, Batch, may_change
+from kvqueue_fastapi.store.sqlite.batch import Answers, Batch, may_change, types_sent
 from kvqueue_fastapi.store.sqlite.connection import (
     Patience,
     WriteTransaction,
@@ -297,16 +299,18 @@ class SqliteStore:
     def _take_up_offers(self, batch: WriteBatch[Request]) -> list[Callable[[], None]]:
         """Add the offers to a batch that may make something claimable. Returns their wakes."""
         wakes: list[Callable[[], None]] = []
-        if self._offers and may_change(batch.requests)[0]:
-            while self._offers:
-                try:
-                    offer, (request, wake) = self._offers.popitem()
-                except KeyError:  # it was just withdrawn
-                    break
-                # First, so that they are answered before any of many senders goes on.
-                batch.requests.insert(0, request)
-                batch.futures.insert(0, offer)
-                wakes.append(wake)
+        if not self._offers or not may_change(batch.requests)[0]:
+            return wakes
+        for offer, (request, wake) in list(self._offers.items()):
+            wanted: Sequence[Wanted] | None = request.wanted
+            if len(request.wanted) > MAX_WANTED:
+                wanted = _of_types(request.wanted, types_sent(batch.requests))
+            if wanted is None or self._offers.pop(offer, None) is None:  # it was just withdrawn
+                continue
+            # First, so that they are answered before any of many senders goes on.
+            batch.requests.insert(0, request._replace(wanted=wanted))
+            batch.futures.insert(0, offer)
+            wakes.append(wake)
         return wakes
 
     def _refuse_batch(self, _result: None, error: BaseException | None) -> None:
@@ -399,6 +403,14 @@ class SqliteStore:
     def _wake(self) -> None:
         _call_all(self._wakes)
         _call_all(self._key_wakes)
+
+
+def _of_types(wanted: Sequence[Wanted], types: set[str] | None) -> Sequence[Wanted] | None:
+    """Those of some types; None: they are not known, or there are too many for one claim."""
+    if types is None:
+        return None
+    found = [one for one in wanted if one.type in types]
+    return found if len(found) <= MAX_WANTED else None
 
 
 def _call_all(wakes: Sequence[Callable[[], None]]) -> None:
