@@ -140,8 +140,8 @@ keys = st.one_of(
     st.sampled_from(["0", "1", "-1", "true", "None", "a"]),
 )
 leaves = st.one_of(st.none(), st.integers(), st.text(max_size=3), st.floats(allow_nan=False))
-trees = st.recursive(
-    leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=4)
+trees: st.SearchStrategy[Any] = st.deferred(
+    lambda: leaves | st.lists(trees, max_size=3) | st.dictionaries(keys, trees, max_size=4)
 )
 
 

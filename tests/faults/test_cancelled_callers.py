@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from kvqueue_fastapi import StoreBusyError
+from kvqueue_fastapi.store.base import Store
 from tests.contract.harness import Bench, running
 from tests.faults.filling import rows
 from tests.faults.gauges import Sample, needs_proc, sample
@@ -46,9 +47,14 @@ ENDS = {
 
 @types.coroutine
 def cancelled_at(
-    point: int, moment: str, call: Coroutine[Any, Any, Any]
+    point: int, moment: str, call: Coroutine[Any, Any, Any], store: Store
 ) -> Generator[Any, Any, Any]:
     """Await a call; cancel this task when the call waits for the `point`th time."""
+
+    def cancel_when_begun() -> None:
+        store.extend([], 1_000)  # blocks until what was handed in before it is done
+        caller.cancel()
+
     loop, caller = asyncio.get_running_loop(), asyncio.current_task()
     assert caller is not None
     go_on = partial(call.send, None)
@@ -60,7 +66,7 @@ def cancelled_at(
         if waits == point and moment == "waiting":
             caller.cancel()
         elif waits == point and moment == "begun":
-            loop.call_soon(lambda: loop.call_soon(caller.cancel))
+            loop.call_soon(cancel_when_begun)
         elif waits == point:
             waited.add_done_callback(lambda _: caller.cancel())
         try:
@@ -93,7 +99,9 @@ async def test_wherever_a_call_is_cancelled_it_leaves_all_or_nothing(
         where = tmp_path / str(point)
         where.mkdir()
         async with running(where, listen=False, max_pending=1_000) as bench:
-            task = asyncio.create_task(_run(cancelled_at(point, moment, call(bench))))
+            task = asyncio.create_task(
+                _run(cancelled_at(point, moment, call(bench), bench.queue._handle.store))
+            )
             await asyncio.wait([task])
         if not task.cancelled():
             break

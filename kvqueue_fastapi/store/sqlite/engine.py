@@ -4,7 +4,7 @@ import asyncio
 import sqlite3
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar, TypeVarTuple, Unpack
 
@@ -125,7 +125,7 @@ class SqliteStore:
             raise
         return store
 
-    def commit(self, write: AtomicWrite) -> Awaitable[Committed]:
+    async def commit(self, write: AtomicWrite) -> Committed:
         """Write all of it durably, or nothing."""
         size_bytes = 0
         for send in write.sends:
@@ -133,7 +133,8 @@ class SqliteStore:
         for mutation in write.mutations:
             if isinstance(mutation, KvSet):
                 size_bytes += len(mutation.value)
-        return self._writer.submit(write, size_bytes)
+        committed: Committed = await self._writer.submit(write, size_bytes)
+        return committed
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         """End claims, each by itself. Returns, in order, whether the lease still held."""
