@@ -215,10 +215,6 @@ class Listener:
             self._holds[claim.id] = Hold(claim, claimed.claimed_at, self._lease_ms / 1000)
 
     async def _pause(self, seconds: float, *, offering: bool) -> None:
-        if self._waiting:
-            seconds = min(seconds, TIDY_S)
-        if self._quarantined:
-            seconds = min(seconds, APART_S)
         self._look_in(seconds)
         self._offering = offering
         self._offer()
@@ -233,6 +229,10 @@ class Listener:
 
     def _look_in(self, seconds: float) -> None:
         """Look whether there is something to claim so soon at the latest."""
+        if self._waiting:
+            seconds = min(seconds, TIDY_S)
+        if self._quarantined:
+            seconds = min(seconds, APART_S)
         loop = asyncio.get_running_loop()
         at = loop.time() + seconds
         if self._timer is not None:
@@ -245,6 +245,7 @@ class Listener:
         """Have what is sent here next claimed in its own commit, as far as there is room."""
         if not self._offering or self._offers or self._wake.is_set():
             return
+        self._rooms.measure()
         turn = self._turns.offered(self._rooms.of)
         if turn is None:
             return
@@ -253,7 +254,10 @@ class Listener:
             limit = self._rooms.limit_of(part)
             if not part or not limit or self._isolation.owed(part):
                 continue
-            offer = self._store.offer(self._request(part, limit), self._wake.set)
+            request = self._request(part, limit)
+            # Of those that must run alone, one of two parts brings one.
+            alone = request.quarantined and not self._offers
+            offer = self._store.offer(request._replace(quarantined=alone), self._wake.set)
             offer.add_done_callback(partial(self._take_offered, part, limit))
             self._offers.add(offer)
 
@@ -269,6 +273,7 @@ class Listener:
         if claimed.isolated or is_cut_off(wanted, claimed.claims, limit):
             self._wake.set()
         elif self._offering:
+            self._look_in(self._poll_s)
             if claimed.next_due_ms is not None:
                 self._look_in(claimed.next_due_ms / 1000)
             # Behind the handlers that begin now.

@@ -57,8 +57,10 @@ def _is_flat(data: Any, encoded: bytes) -> bool:
 @lru_cache(maxsize=4096)
 def _names_its_fields(model: type[BaseModel]) -> bool:
     """Whether the names in its JSON are those of its fields: each is there once."""
-    is_custom = model.__pydantic_decorators__.model_serializers
-    return not is_custom and not model.__pydantic_root_model__
+    if model.__pydantic_decorators__.model_serializers or model.__pydantic_root_model__:
+        return False
+    names = [field.serialization_alias or name for name, field in model.model_fields.items()]
+    return len(set(names)) == len(names)
 
 
 def _twice(encoded: bytes) -> str | None:

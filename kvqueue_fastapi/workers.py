@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection
@@ -20,8 +21,8 @@ class Workers:
 
     A worker is a task in an empty context, and goes on with the next message when it has
     handled one: making a task costs more than most handlers do. It ends when nothing waits, or
-    when a handler has left something behind that the next one would find: a context variable,
-    or a cancellation.
+    when a handler has left something behind that would reach the next one: a context variable,
+    a cancellation, or the task itself, in the hands of something that may cancel it.
 
     Args:
         slots: how many handlers may run at once.
@@ -68,6 +69,7 @@ class Workers:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 because a coroutine of ours runs in a task
         self._beginning.discard(task)
+        references = sys.getrefcount(task)
         while self._waiting:
             if self._round_is_over():
                 await asyncio.sleep(0)
@@ -78,7 +80,7 @@ class Workers:
                 self.start()
             await self._handle(hold)
             del self.running[task]
-            if len(context) or task.cancelling():
+            if len(context) or task.cancelling() or sys.getrefcount(task) > references:
                 return
 
     def _round_is_over(self) -> bool:

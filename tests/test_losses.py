@@ -58,6 +58,11 @@ class Custom(BaseModel):
         return dict.fromkeys(self.names, 1)
 
 
+class Alike(BaseModel):
+    a: list[int] = Field(serialization_alias="x")
+    b: list[int] = Field(serialization_alias="x")
+
+
 class Letter(Enum):
     A = "a"
 
@@ -86,6 +91,7 @@ class Plain:
         ([Reading(degrees=1, inner=[Reading(degrees=1, by_hour={1: 1, "1": 2})])], "'1'"),
         (RootModel[dict[Any, int]]({1: 1, "1": 2}), "'1'"),
         (Custom(names=["1", 1]), "'1'"),
+        (Alike(a=[1], b=[2]), "'x'"),
     ],
 )
 def test_keys_that_json_writes_alike_are_refused_by_name(data: Any, name: str) -> None:

@@ -5,6 +5,7 @@ import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable
 
+import anyio
 import pytest
 
 from kvqueue_fastapi.message import Hold
@@ -20,6 +21,13 @@ def holds(count: int) -> deque[Hold]:
     return deque(
         Hold(Claim(n, 1, "work", "null", 1, 0, 0, None, None), claimed_at=0) for n in range(count)
     )
+
+
+def name_of_this_task() -> str:
+    """Its name, because to hold the task itself would end its use."""
+    task = asyncio.current_task()
+    assert task is not None
+    return task.get_name()
 
 
 async def run(count: int, handle: Handle, *, slots: int = 10) -> list[tuple[int, str]]:
@@ -38,11 +46,11 @@ async def run(count: int, handle: Handle, *, slots: int = 10) -> list[tuple[int,
 
 async def test_messages_begin_in_order_and_few_tasks_do_for_many_of_them() -> None:
     begun: list[int] = []
-    tasks = set[asyncio.Task[None] | None]()
+    tasks = set[str]()
 
     async def handle(hold: Hold) -> None:
         begun.append(hold.claim.id)
-        tasks.add(asyncio.current_task())
+        tasks.add(name_of_this_task())
 
     await run(1_000, handle)
 
@@ -111,6 +119,51 @@ async def test_cancellation_that_was_swallowed_hits_no_other_message() -> None:
     await run(20, handle)
 
     assert counts == [0] * 20
+
+
+def watchdog() -> object:
+    task = asyncio.current_task()
+    assert task is not None
+    return asyncio.get_running_loop().call_later(3_600, task.cancel)
+
+
+def unfinished_scope() -> object:
+    return anyio.CancelScope(deadline=anyio.current_time() + 3_600).__enter__()
+
+
+def registry() -> object:
+    return {asyncio.current_task(): "session"}
+
+
+@pytest.mark.parametrize("keep", [watchdog, unfinished_scope, registry])
+@pytest.mark.parametrize("waits", [False, True])
+async def test_task_that_something_still_holds_handles_no_other_message(
+    keep: Callable[[], object], *, waits: bool
+) -> None:
+    tasks: list[str] = []
+    kept: list[object] = []
+
+    async def handle(_hold: Hold) -> None:
+        tasks.append(name_of_this_task())
+        if waits:
+            await asyncio.sleep(0)
+        kept.append(keep())
+
+    await run(20, handle)
+
+    assert len(set(tasks)) == 20
+
+
+async def test_workers_whose_handlers_wait_are_used_again() -> None:
+    tasks = set[str]()
+
+    async def handle(_hold: Hold) -> None:
+        tasks.add(name_of_this_task())
+        await asyncio.sleep(0)
+
+    await run(500, handle)
+
+    assert len(tasks) < 50
 
 
 async def test_what_ends_a_worker_is_told_and_the_others_go_on() -> None:

@@ -103,9 +103,10 @@ class Store(Protocol):
 
         Args:
             request: what there is room for.
-            wake: what was given to `subscribe`, and is not called of that commit.
+            wake: what was given to `subscribe`. It is not called of that commit, unless there
+                may be more in it than the offer names.
 
-        Returns: what it brought. That may never come; see `withdraw`.
+        Returns: what it brought. That may never come; see `withdraw`. Closing cancels it.
         """
         ...
 

@@ -111,6 +111,33 @@ async def answer_of_a_send(store: AnyStore, offered: asyncio.Future[Claimed]) ->
     await answer(offered)
 
 
+async def test_who_made_an_offer_is_woken_by_more_than_it_names(store: AnyStore) -> None:
+    woken: list[str] = []
+
+    def wake() -> None:
+        woken.append("woken")
+
+    store.subscribe(wake)
+    store.extend([], LEASE_MS)
+    await asyncio.sleep(0)
+    woken.clear()
+    offered = offer(store, wake=wake)
+
+    await send(store, mail(), Send("other", "1"))
+
+    assert len((await answer(offered)).claims) == 1
+    assert woken == ["woken"]
+
+
+async def test_closing_cancels_an_offer(store: AnyStore) -> None:
+    offered = offer(store)
+
+    await store.close()
+
+    assert offered.cancelled()
+    assert offer(store).cancelled()
+
+
 async def test_offer_tells_when_a_delayed_message_is_due(store: AnyStore) -> None:
     offered = offer(store)
 

@@ -17,7 +17,6 @@ from kvqueue_fastapi.model import (
     KvSet,
     Settlement,
     Stored,
-    Wanted,
 )
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.base import (
@@ -151,7 +150,10 @@ class SqliteStore:
     def offer(self, request: ClaimRequest, wake: Callable[[], None]) -> asyncio.Future[Claimed]:
         """Have the next commit of this process that may make something claimable claim it, too."""
         offer: asyncio.Future[Claimed] = self._loop.create_future()
-        self._offers[offer] = request, wake
+        if self._closing:
+            offer.cancel()
+        else:
+            self._offers[offer] = request, wake
         return offer
 
     def withdraw(self, offer: asyncio.Future[Claimed]) -> bool:
@@ -271,6 +273,8 @@ class SqliteStore:
         """Finish what was submitted, then let go of the database."""
         is_first, self._closing = not self._closing, True
         self.hurry()
+        while self._offers:
+            self._offers.popitem()[0].cancel()
         try:
             await self._writer.close()
             await self._getter.close()
@@ -298,21 +302,23 @@ class SqliteStore:
             self._on_loop(self._answer, batch, answers, taken_up)
 
     def _take_up_offers(self, batch: WriteBatch[Request]) -> list[Callable[[], None]]:
-        """Add the offers to a batch that may make something claimable. Returns their wakes."""
-        wakes: list[Callable[[], None]] = []
+        """Add the offers to a batch that may make something claimable.
+
+        Returns: the wakes of those whose offers name all that it may be.
+        """
         if not self._offers or not may_change(batch.requests)[0]:
-            return wakes
+            return []
+        sent = types_sent(batch.requests)
+        named: dict[Callable[[], None], frozenset[str]] = {}
         for offer, (request, wake) in list(self._offers.items()):
-            wanted: Sequence[Wanted] | None = request.wanted
-            if len(request.wanted) > MAX_WANTED:
-                wanted = _of_types(request.wanted, types_sent(batch.requests))
-            if wanted is None or self._offers.pop(offer, None) is None:  # it was just withdrawn
-                continue
+            wanted = [one for one in request.wanted if sent is None or one.type in sent]
+            if not 0 < len(wanted) <= MAX_WANTED or self._offers.pop(offer, None) is None:
+                continue  # none or too many for one claim, or it was just withdrawn
             # First, so that they are answered before any of many senders goes on.
             batch.requests.insert(0, request._replace(wanted=wanted))
             batch.futures.insert(0, offer)
-            wakes.append(wake)
-        return wakes
+            named[wake] = named.get(wake, frozenset()) | {one.type for one in wanted}
+        return [wake for wake, types in named.items() if sent is not None and sent <= types]
 
     def _refuse_batch(self, _result: None, error: BaseException | None) -> None:
         if error is not None:
@@ -404,14 +410,6 @@ class SqliteStore:
     def _wake(self) -> None:
         _call_all(self._wakes)
         _call_all(self._key_wakes)
-
-
-def _of_types(wanted: Sequence[Wanted], types: set[str] | None) -> Sequence[Wanted] | None:
-    """Those of some types; None: they are not known, or there are too many for one claim."""
-    if types is None:
-        return None
-    found = [one for one in wanted if one.type in types]
-    return found if len(found) <= MAX_WANTED else None
 
 
 def _call_all(wakes: Sequence[Callable[[], None]]) -> None:

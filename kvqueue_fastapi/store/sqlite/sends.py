@@ -125,16 +125,16 @@ def _insert(connection: sqlite3.Connection, statement: str, values: Any, count: 
     try:
         last = connection.execute(statement, values).lastrowid or 0
     except sqlite3.OperationalError:
-        _refuse_without_ids(connection)
+        _refuse_without_ids(connection, count)
         raise
     # One writer, one statement: AUTOINCREMENT has numbered them without a gap.
     return range(last - count + 1, last + 1)
 
 
-def _refuse_without_ids(connection: sqlite3.Connection) -> None:
+def _refuse_without_ids(connection: sqlite3.Connection, count: int) -> None:
     """Raise where no id is left, which SQLite calls a full disk."""
     row = connection.execute(sql.LAST_ID).fetchone()
-    if row is not None and row[0] >= MAX_ID - max(sql.INSERT_SIZES):
+    if row is not None and row[0] > MAX_ID - count:
         msg = (
             f"no message id is left: another program has stored id {row[0]}, the largest is "
             f"{MAX_ID}. Delete that row, and set seq of kvqueue_messages in sqlite_sequence to "
