@@ -534,3 +534,26 @@ async def test_stop_is_bounded_while_another_program_holds_the_write_lock(tmp_pa
     other.close()
 
     assert took < 15  # a few seconds for each step; the patience of a lease would be 20 each
+
+
+@pytest.mark.parametrize("types", [1, 20, 300])
+async def test_what_an_idle_listener_is_sent_is_claimed_in_the_commit_that_stores_it(
+    tmp_path: Path, types: int
+) -> None:
+    statements: list[str] = []
+    commits: list[int] = []
+
+    async def handle() -> None:
+        commits.append(statements.count("COMMIT"))
+
+    callbacks = {f"t{n}": handle for n in range(types)}
+    async with running(tmp_path, callbacks=callbacks, poll_interval_s=3_600) as bench:
+        store: Any = bench.queue._handle.store
+        if types <= 256:
+            await until(lambda: store._offers)
+        store._thread.call(lambda connection: connection.set_trace_callback(statements.append))
+        await bench.queue.send_message("t0")
+        await until(lambda: commits)
+
+    # Where an offer would have to name too many types, it is stored first and claimed then.
+    assert commits == ([1] if types <= 256 else [3])
