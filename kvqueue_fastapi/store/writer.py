@@ -21,7 +21,7 @@ Request = TypeVar("Request")
 Apply = Callable[[Sequence[Request]], Awaitable[Sequence[Any]]]
 
 
-class Batch(Generic[Request]):
+class WriteBatch(Generic[Request]):
     """What is written together, and who waits for it.
 
     Attributes:
@@ -78,10 +78,10 @@ class Writer(Generic[Request]):
             self._begin()
         return future
 
-    def take(self) -> Batch[Request]:
+    def take(self) -> WriteBatch[Request]:
         """Give the next batch to whoever writes, one at a time. It may be empty."""
         self._begun = False
-        batch: Batch[Request] = Batch()
+        batch: WriteBatch[Request] = WriteBatch()
         room_bytes = MAX_BATCH_BYTES
         while self._waiting and len(batch.requests) < MAX_BATCH:
             request, size_bytes, future = self._waiting[0]
@@ -99,13 +99,13 @@ class Writer(Generic[Request]):
             self._begin()
         return batch
 
-    def join(self, batch: Batch[Request]) -> None:
+    def join(self, batch: WriteBatch[Request]) -> None:
         """Let those share a batch's answer who stood in line behind it, and waited as long."""
         batch.futures += [self._waiting.popleft()[2] for _ in range(batch.behind)]
         batch.taken += batch.behind
         batch.behind = 0
 
-    def answer(self, batch: Batch[Request], answers: Sequence[Any], start: int = 0) -> None:
+    def answer(self, batch: WriteBatch[Request], answers: Sequence[Any], start: int = 0) -> None:
         """Give each caller its answer, on the event loop; an exception is raised there."""
         end = start + SLICE
         for future, answer in zip(batch.futures[start:end], answers[start:end], strict=True):
@@ -156,7 +156,7 @@ class TaskWriter(Writer[Request]):
         finally:
             self._task = None
 
-    async def _write_batch(self, batch: Batch[Request]) -> None:
+    async def _write_batch(self, batch: WriteBatch[Request]) -> None:
         try:
             answers = await self._apply(batch.requests) if batch.requests else []
         except Exception as error:  # noqa: BLE001 because it is every caller's answer

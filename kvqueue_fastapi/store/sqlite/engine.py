@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Final, TypeVar, TypeVarTuple, Unpack
+from typing import Any, Final, TypeVar, TypeVarTuple
 
 from kvqueue_fastapi.endings import in_own_thread
 from kvqueue_fastapi.errors import StoreBusyError
@@ -46,8 +46,7 @@ from kvqueue_fastapi.store.sqlite.location import MEMORY, SameFile, path_of, ref
 from kvqueue_fastapi.store.sqlite.reader import FileReader, Reader, ThreadReader
 from kvqueue_fastapi.store.sqlite.schema import migrate, the_row
 from kvqueue_fastapi.store.sqlite.sweeps import sweep
-from kvqueue_fastapi.store.writer import Batch as WriteBatch
-from kvqueue_fastapi.store.writer import TaskWriter, Writer
+from kvqueue_fastapi.store.writer import TaskWriter, WriteBatch, Writer
 
 R = TypeVar("R")
 Arguments = TypeVarTuple("Arguments")
@@ -401,7 +400,7 @@ class SqliteStore:
     def _foreign_change(self) -> None:
         self._on_loop(self._wake)
 
-    def _on_loop(self, call: Callable[[Unpack[Arguments]], None], *args: *Arguments) -> None:
+    def _on_loop(self, call: Callable[[*Arguments], None], *args: *Arguments) -> None:
         try:
             self._loop.call_soon_threadsafe(call, *args)
         except RuntimeError:  # it was closed: nobody is left there
