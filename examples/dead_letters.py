@@ -52,8 +52,8 @@ async def main(url: str) -> None:
 
         print("the price list arrives")
         prices.update(cup=4, pot=20)
-        again = await admin.requeue([letter.id for letter in dead if letter.attempt > 1])
         discarded = await admin.discard([letter.id for letter in dead if letter.attempt == 1])
+        again = await admin.requeue([letter.id for letter in dead if letter.attempt > 1])
         print(f"{len(again)} sent again, {len(discarded)} thrown away")
         for _ in again:
             await done.acquire()
