@@ -3,6 +3,7 @@
 `KVQUEUE_URL` says where the database is; each process tells beside it what it has handled.
 """
 
+import asyncio
 import json
 import mmap
 import os
@@ -70,6 +71,11 @@ def bare() -> FastAPI:
 
     @app.post("/plain", status_code=202)
     async def take(order: Order) -> dict[str, int]:
+        return {"message_id": order.order_id}
+
+    @app.post("/hop", status_code=202)
+    async def take_after_a_hop(order: Order) -> dict[str, int]:
+        await asyncio.get_running_loop().run_in_executor(None, int)
         return {"message_id": order.order_id}
 
     @app.post("/background", status_code=202)

@@ -167,6 +167,9 @@ def _loaded(work: str, name: str, who: str, durability: str, measure: Measure) -
 
 ROWS = [
     _loaded("F", "POST, does not send", "floor", IN_MEMORY, partial(post_rate, route="/plain")),
+    _loaded(
+        "F", "POST, awaits a bare thread", "floor", IN_MEMORY, partial(post_rate, route="/hop")
+    ),
     _loaded("F", "POST, sends", "ours", SYNCED, partial(post_rate, route="/orders")),
     _loaded(
         "F",
