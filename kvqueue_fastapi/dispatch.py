@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Final, NoReturn
 
@@ -77,8 +78,13 @@ class Dispatcher:
         self._settle_late = settle_late
         self._is_stopping = is_stopping
         self._redaction = redaction
-        self._threads = CapacityLimiter(settings.sync_concurrency)
+        self._sync_concurrency = settings.sync_concurrency
         self._pid = os.getpid()
+
+    @cached_property
+    def _threads(self) -> CapacityLimiter:
+        # Not before it is needed, because anyio's part for asyncio takes 10 ms to load.
+        return CapacityLimiter(self._sync_concurrency)
 
     async def handle(self, hold: Hold) -> Settlement | None:
         """Handle one message.

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from threading import Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from anyio import CancelScope
 
@@ -17,6 +17,16 @@ async def to_the_end(task: asyncio.Task[T]) -> T:
     What is left half done, such as a store that is half open, would keep the process from
     exiting, or leave its caller in doubt.
     """
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError as error:
+        cancelled = await _shielded(task) or error
+        raise cancelled from task.exception()
+    return task.result()
+
+
+async def _shielded(task: asyncio.Task[Any]) -> asyncio.CancelledError | None:
+    """Wait until it is done. Returns how that was cancelled last."""
     cancelled: asyncio.CancelledError | None = None
     # Within a cancelled scope anyio would cancel each wait anew.
     with CancelScope(shield=True):
@@ -25,9 +35,7 @@ async def to_the_end(task: asyncio.Task[T]) -> T:
                 await asyncio.wait([task])
             except asyncio.CancelledError as error:
                 cancelled = error
-    if cancelled is not None:
-        raise cancelled from task.exception()
-    return task.result()
+    return cancelled
 
 
 async def in_own_thread(function: Callable[[], T]) -> T:

@@ -7,8 +7,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from kvqueue_fastapi.dispatch import Dispatcher, failure_of
@@ -18,6 +17,7 @@ from kvqueue_fastapi.isolation import APART_S, Isolation
 from kvqueue_fastapi.leases import LeaseKeeper
 from kvqueue_fastapi.message import Hold
 from kvqueue_fastapi.model import Claim, Claimed, Outcome, Settlement, Wanted
+from kvqueue_fastapi.offers import Offers
 from kvqueue_fastapi.redaction import EVERYTHING, Redaction
 from kvqueue_fastapi.rooms import Rooms, is_cut_off
 from kvqueue_fastapi.sender import Sender
@@ -78,8 +78,7 @@ class Listener:
         self._keeper = LeaseKeeper(store, self._holds, settings.lease_s)
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
-        self._offers: set[asyncio.Future[Claimed]] = set()
-        self._offering = False
+        self._offers = Offers(store, self._to_offer, self._accept_offered, self._wake)
         self._more = False
         self._stopping = False
         self._lingering = 0
@@ -175,7 +174,7 @@ class Listener:
                 self._more = self._more or cut_off
             if turn.last and not cut_off:
                 break
-        return self._poll_s if next_due_ms is None else min(self._poll_s, next_due_ms / 1000)
+        return self._until_due_s(next_due_ms)
 
     async def _handle_alone(self, types: Sequence[str]) -> None:
         """Handle a message that is one crash from its end, so that only itself can be to blame."""
@@ -214,18 +213,18 @@ class Listener:
         for claim in claimed.claims:
             self._holds[claim.id] = Hold(claim, claimed.claimed_at, self._lease_ms / 1000)
 
+    def _until_due_s(self, next_due_ms: int | None) -> float:
+        return self._poll_s if next_due_ms is None else min(self._poll_s, next_due_ms / 1000)
+
     async def _pause(self, seconds: float, *, offering: bool) -> None:
         self._look_in(seconds)
-        self._offering = offering
-        self._offer()
+        if offering:
+            self._offers.begin()
         await self._wake.wait()
-        self._offering = False
+        await self._offers.end()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        offers, self._offers = self._offers, set()
-        if answered := [offer for offer in offers if not self._store.withdraw(offer)]:
-            await asyncio.wait(answered)
 
     def _look_in(self, seconds: float) -> None:
         """Look whether there is something to claim so soon at the latest."""
@@ -241,43 +240,25 @@ class Listener:
             self._timer.cancel()
         self._timer = loop.call_at(at, self._wake.set)
 
-    def _offer(self) -> None:
-        """Have what is sent here next claimed in its own commit, as far as there is room."""
-        if not self._offering or self._offers or self._wake.is_set():
-            return
+    def _to_offer(self) -> Iterator[ClaimRequest]:
+        """What to claim of that which is sent here next, as far as there is room."""
         self._rooms.measure()
         turn = self._turns.offered(self._rooms.of)
         if turn is None:
             return
         self._more = self._more or turn.full
+        # Of those that must run alone, one of two parts brings one.
+        alone = True
         for part in self._rooms.parts(turn.wanted):
             limit = self._rooms.limit_of(part)
-            if not part or not limit or self._isolation.owed(part):
-                continue
-            request = self._request(part, limit)
-            # Of those that must run alone, one of two parts brings one.
-            alone = request.quarantined and not self._offers
-            offer = self._store.offer(request._replace(quarantined=alone), self._wake.set)
-            offer.add_done_callback(partial(self._take_offered, part, limit))
-            self._offers.add(offer)
+            if part and limit and not self._isolation.owed(part):
+                request = self._request(part, limit)
+                yield request._replace(quarantined=request.quarantined and alone)
+                alone = False
 
-    def _take_offered(
-        self, wanted: Sequence[Wanted], limit: int, offer: asyncio.Future[Claimed]
-    ) -> None:
-        self._offers.discard(offer)
-        if offer.cancelled() or offer.exception() is not None:
-            self._wake.set()  # the next claim meets the same error, and tells
-            return
-        claimed = offer.result()
+    def _accept_offered(self, claimed: Claimed) -> None:
         self._accept(claimed.claims)
-        if claimed.isolated or is_cut_off(wanted, claimed.claims, limit):
-            self._wake.set()
-        elif self._offering:
-            self._look_in(self._poll_s)
-            if claimed.next_due_ms is not None:
-                self._look_in(claimed.next_due_ms / 1000)
-            # Behind the handlers that begin now.
-            asyncio.get_running_loop().call_soon(self._offer)
+        self._look_in(self._until_due_s(claimed.next_due_ms))
 
     def _accept(self, claims: Iterable[Claim]) -> None:
         for claim in claims:

@@ -549,7 +549,7 @@ async def test_what_an_idle_listener_is_sent_is_claimed_in_the_commit_that_store
     callbacks = {f"t{n}": handle for n in range(types)}
     async with running(tmp_path, callbacks=callbacks, poll_interval_s=3_600) as bench:
         store: Any = bench.queue._handle.store
-        while types <= 256 and not store._offers:
+        while types <= 256 and not store._offers._made:
             await asyncio.sleep(0)
         store._thread.call(lambda connection: connection.set_trace_callback(statements.append))
         await bench.queue.send_message("t0")

@@ -21,7 +21,6 @@ from kvqueue_fastapi.model import (
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.base import (
     MAX_READ_KEYS,
-    MAX_WANTED,
     ClaimRequest,
     Clock,
     Request,
@@ -29,7 +28,7 @@ from kvqueue_fastapi.store.base import (
 )
 from kvqueue_fastapi.store.sqlite import statements as sql
 from kvqueue_fastapi.store.sqlite.admin import SqliteAdmin
-from kvqueue_fastapi.store.sqlite.batch import Answers, Batch, may_change, types_sent
+from kvqueue_fastapi.store.sqlite.batch import Answers, Batch
 from kvqueue_fastapi.store.sqlite.connection import (
     Patience,
     WriteTransaction,
@@ -43,6 +42,7 @@ from kvqueue_fastapi.store.sqlite.keys import in_parts, stored
 from kvqueue_fastapi.store.sqlite.leases import Undertaker, extend
 from kvqueue_fastapi.store.sqlite.listeners import Listeners
 from kvqueue_fastapi.store.sqlite.location import MEMORY, SameFile, path_of, refuse_network
+from kvqueue_fastapi.store.sqlite.offers import Offers
 from kvqueue_fastapi.store.sqlite.reader import FileReader, Reader, ThreadReader
 from kvqueue_fastapi.store.sqlite.schema import migrate, the_row
 from kvqueue_fastapi.store.sqlite.sweeps import sweep
@@ -86,7 +86,7 @@ class SqliteStore:
         self._loop = asyncio.get_running_loop()
         self._wakes: list[Callable[[], None]] = []
         self._key_wakes: list[Callable[[], None]] = []
-        self._offers: dict[asyncio.Future[Claimed], tuple[ClaimRequest, Callable[[], None]]] = {}
+        self._offers = Offers()
         self._writer: Writer[Request] = Writer(
             partial(self._thread.submit, self._write_batch, self._refuse_batch)
         )
@@ -148,16 +148,11 @@ class SqliteStore:
 
     def offer(self, request: ClaimRequest, wake: Callable[[], None]) -> asyncio.Future[Claimed]:
         """Have the next commit of this process that may make something claimable claim it, too."""
-        offer: asyncio.Future[Claimed] = self._loop.create_future()
-        if self._closing:
-            offer.cancel()
-        else:
-            self._offers[offer] = request, wake
-        return offer
+        return self._offers.make(request, wake)
 
     def withdraw(self, offer: asyncio.Future[Claimed]) -> bool:
         """Take an offer back. Returns whether it still stood; if not, its answer comes."""
-        return self._offers.pop(offer, None) is not None
+        return self._offers.withdraw(offer)
 
     async def ready_types(self, *, after: str, limit: int) -> list[str]:
         """Types with something to claim, in order, beginning behind `after`."""
@@ -272,8 +267,7 @@ class SqliteStore:
         """Finish what was submitted, then let go of the database."""
         is_first, self._closing = not self._closing, True
         self.hurry()
-        while self._offers:
-            self._offers.popitem()[0].cancel()
+        self._offers.close()
         try:
             await self._writer.close()
             await self._getter.close()
@@ -292,32 +286,13 @@ class SqliteStore:
 
     def _write_batch(self, connection: sqlite3.Connection) -> None:
         batch = self._writer.take()
-        taken_up = self._take_up_offers(batch)
+        taken_up = self._offers.take_up(batch)
         try:
             answers = self._batch.apply(connection, batch.requests)
         except BaseException as error:  # noqa: BLE001 because it is every caller's answer
             self._answer_all(batch, error)
         else:
             self._on_loop(self._answer, batch, answers, taken_up)
-
-    def _take_up_offers(self, batch: WriteBatch[Request]) -> list[Callable[[], None]]:
-        """Add the offers to a batch that may make something claimable.
-
-        Returns: the wakes of those whose offers name all that it may be.
-        """
-        if not self._offers or not may_change(batch.requests)[0]:
-            return []
-        sent = types_sent(batch.requests)
-        named: dict[Callable[[], None], frozenset[str]] = {}
-        for offer, (request, wake) in list(self._offers.items()):
-            wanted = [one for one in request.wanted if sent is None or one.type in sent]
-            if not 0 < len(wanted) <= MAX_WANTED or self._offers.pop(offer, None) is None:
-                continue  # none or too many for one claim, or it was just withdrawn
-            # First, so that they are answered before any of many senders goes on.
-            batch.requests.insert(0, request._replace(wanted=wanted))
-            batch.futures.insert(0, offer)
-            named[wake] = named.get(wake, frozenset()) | {one.type for one in wanted}
-        return [wake for wake, types in named.items() if sent is not None and sent <= types]
 
     def _refuse_batch(self, _result: None, error: BaseException | None) -> None:
         if error is not None:
