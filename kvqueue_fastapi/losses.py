@@ -36,22 +36,27 @@ def loss_of(data: Any, encoded: bytes) -> str | None:
 
 def _is_flat(data: Any, encoded: bytes) -> bool:
     """Whether it is seen at a glance that nothing can be lost, as of most payloads."""
-    kind = type(data)
+    kind: Any = type(data)
     if kind is dict:
         try:
             "".join(data)
         except TypeError:  # a key is no str, and might be written as another one is
             return False
         return _SCALARS.issuperset(map(type, data.values()))
-    if isinstance(data, BaseModel):
+    if _is_model(kind):
         if getattr(data, "__pydantic_extra__", None):
             return False
-        if b"null" not in encoded and encoded.count(b"{") == 1 and _names_its_fields(type(data)):
+        if b"null" not in encoded and encoded.count(b"{") == 1 and _names_its_fields(kind):
             return True
         fields = data.__dict__.values()
         # A float of a model that is no number may have become null.
         return _SCALARS.issuperset(map(type, fields)) and not any(map(_is_no_number, fields))
     return kind in _SCALARS
+
+
+@lru_cache(maxsize=4096)
+def _is_model(kind: type) -> bool:
+    return issubclass(kind, BaseModel)
 
 
 @lru_cache(maxsize=4096)

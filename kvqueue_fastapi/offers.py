@@ -48,8 +48,12 @@ class Offers:
             await asyncio.wait(answered)
 
     def _leave(self) -> None:
-        if not self._pausing or self._left or self._wake.is_set():
+        if not self._pausing or self._wake.is_set():
             return
+        # Anew, because each claim changes what there is room for.
+        self._left = {offer for offer in self._left if not self._store.withdraw(offer)}
+        if self._left:
+            return  # behind the answer that comes
         for request in self._requests():
             offer = self._store.offer(request, self._wake.set)
             offer.add_done_callback(partial(self._take, request))

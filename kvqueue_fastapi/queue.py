@@ -85,7 +85,6 @@ class KvQueue:
             KvQueueNotStartedError: the app's lifespan has not run.
             KvQueueClosedError: it has ended.
         """
-        self._handle.require_open()
         options = PLAIN
         # Most messages ask for nothing, and then nothing is checked.
         if (

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable
 from typing import Any, Final
 
 from kvqueue_fastapi.errors import QueueFullError
@@ -34,8 +35,8 @@ class Sender:
         """Check a message and make it a record to store; see `outgoing.prepare`."""
         return prepare(message_type, data, options, self.settings, self._handle.adapter_of)
 
-    async def commit(self, write: AtomicWrite) -> Committed:
-        """Write all of it durably, or nothing.
+    def commit(self, write: AtomicWrite) -> Awaitable[Committed]:
+        """Write all of it durably, or nothing; for the caller to await.
 
         Raises:
             QueueFullError: it sends something, and `max_pending` messages wait.
@@ -43,8 +44,8 @@ class Sender:
         """
         store = self._handle.store
         if self._pending is not None and write.sends:
-            await self._pending.refuse_when_full(store, len(write.sends))
-        return await store.commit(write)
+            return self._pending.commit(store, write)
+        return store.commit(write)
 
 
 class _Pending:
@@ -58,15 +59,16 @@ class _Pending:
         self._sent = 0
         self._counting: asyncio.Future[None] | None = None
 
-    async def refuse_when_full(self, store: Store, more: int) -> None:
-        """Refuse where the limit is reached; else take note of `more` that are sent."""
+    async def commit(self, store: Store, write: AtomicWrite) -> Committed:
+        """Refuse where the limit is reached; else take note of what is sent, and commit."""
         while self._is_due():
             if self._counting is None:
                 self._counting = asyncio.ensure_future(self._count(store))
             await asyncio.shield(self._counting)
         if self._counted >= self._limit:
             raise QueueFullError(self._counted, self._limit)
-        self._sent += more
+        self._sent += len(write.sends)
+        return await store.commit(write)
 
     def _is_due(self) -> bool:
         # Our own sends since the last count may have reached the limit: only a count can tell.

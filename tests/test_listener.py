@@ -558,3 +558,33 @@ async def test_what_an_idle_listener_is_sent_is_claimed_in_the_commit_that_store
 
     # Where an offer would have to name too many types, it is stored first and claimed then.
     assert commits == [1] if types <= 256 else commits > [1]
+
+
+async def test_an_idle_listener_is_ready_for_the_next_message_of_any_type(tmp_path: Path) -> None:
+    statements: list[str] = []
+    commits: list[int] = []
+
+    async def handle() -> None:
+        commits.append(statements.count("COMMIT"))
+
+    def handle_in_thread() -> None:
+        commits.append(statements.count("COMMIT"))
+
+    callbacks = {"a": handle, "t": handle_in_thread}
+    async with running(tmp_path, callbacks=callbacks, poll_interval_s=3_600) as bench:
+        store: Any = bench.queue._handle.store
+
+        async def is_idle() -> bool:
+            return not await bench.admin.messages()
+
+        while len(store._offers._made) < 2:
+            await asyncio.sleep(0)
+        store._thread.call(lambda connection: connection.set_trace_callback(statements.append))
+        for number, kind in enumerate("aattaat", start=1):
+            statements.clear()
+            await bench.queue.send_message(kind)
+            while len(commits) < number:
+                await asyncio.sleep(0)
+            await until(is_idle)
+
+    assert commits == [1] * 7

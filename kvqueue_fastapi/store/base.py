@@ -1,7 +1,7 @@
 """The boundary to an engine: the verbs of the flow, and the verbs of the keeper."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from kvqueue_fastapi.model import (
@@ -84,8 +84,8 @@ class Store(Protocol):
     from any thread: the lease keeper has one of its own.
     """
 
-    async def commit(self, write: AtomicWrite) -> Committed:
-        """Write all of it durably, or nothing."""
+    def commit(self, write: AtomicWrite) -> Awaitable[Committed]:
+        """Write all of it durably, or nothing; for the caller to await."""
         ...
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:

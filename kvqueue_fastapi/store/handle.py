@@ -44,7 +44,9 @@ class StoreHandle:
         """
         if self._store is None:
             raise self._not_open()
-        self.require_here()
+        # At a glance first, because every send looks.
+        if self._pid != os.getpid() or _running_loop() is not self._loop:
+            self.require_here()
         return self._store
 
     def require_open(self) -> None:

@@ -82,18 +82,19 @@ class Writer(Generic[Request]):
         """Give the next batch to whoever writes, one at a time. It may be empty."""
         self._begun = False
         batch: WriteBatch[Request] = WriteBatch()
+        requests, futures, waiting = batch.requests, batch.futures, self._waiting
         room_bytes = MAX_BATCH_BYTES
-        while self._waiting and len(batch.requests) < MAX_BATCH:
-            request, size_bytes, future = self._waiting[0]
-            if batch.requests and size_bytes > room_bytes:
+        while waiting and len(requests) < MAX_BATCH:
+            request, size_bytes, future = waiting[0]
+            if requests and size_bytes > room_bytes:
                 break
-            self._waiting.popleft()
+            waiting.popleft()
             batch.taken += 1
             if not future.cancelled():  # else nobody waits for it, and those behind it do
                 room_bytes -= size_bytes
-                batch.requests.append(request)
-                batch.futures.append(future)
-        batch.behind = len(self._waiting)
+                requests.append(request)
+                futures.append(future)
+        batch.behind = len(waiting)
         if batch.behind and not self._begun:
             self._begun = True
             self._begin()

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from tests.crash.audit import Entry, Remains
 from tests.crash.ledger import Line
+from tests.crash.plan import MAX_CRASHES
 from tests.crash.spans import Span, seconds_within, without
 
 DEATHS: Final = frozenset({"SIGKILL", "dying"})
@@ -58,6 +59,8 @@ class History:
         holdings: of each message, as it was claimed.
         faults: of each process.
         locked: when a frozen process held the database's lock.
+        apart: when a message was one crash from its end: before and while that is handled, a
+            process begins nothing else, and waits for the handlers that it has begun.
         listening: when each process listened and was neither frozen nor dead.
     """
 
@@ -82,6 +85,7 @@ class History:
             for fault in faults
             if fault.event == "SIGSTOP within a commit"
         ]
+        self.apart = list(_apart(self.holdings.values()))
         self.listening = {pid: self._listening(pid) for pid in set(self._pids.values())}
 
     def died_or_froze(self, pid: int, window: Span) -> str:
@@ -116,6 +120,13 @@ class History:
         end = min(left + died + stopping, default=math.inf)
         frozen = [Span(f.at, f.until) for f in self.faults[pid] if f.event in FREEZES]
         return without([Span(min(entered), end)], frozen)
+
+
+def _apart(histories: Iterable[Sequence[Holding]]) -> Iterator[Span]:
+    for holdings in histories:
+        for holding in holdings:
+            if holding.end == "taken away" and holding.crashes == MAX_CRASHES - 2:
+                yield Span(holding.span.end, holdings[-1].span.end)
 
 
 def _faults(lines: Iterable[Line]) -> defaultdict[int, list[Line]]:

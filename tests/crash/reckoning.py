@@ -9,7 +9,7 @@ from typing import Final
 
 from tests.crash.history import DEATHS, FREEZES, Delivery, History
 from tests.crash.plan import LEASE_S, MAX_CRASHES, SCHEDULE_S
-from tests.crash.spans import Span, seconds_within
+from tests.crash.spans import Span, seconds_within, without
 
 KILL_TAKEOVER_S: Final = 2.0
 FREEZE_TAKEOVER_S: Final = 1.0
@@ -156,7 +156,8 @@ def _taken_over_after_kills(history: History, report: Report) -> Iterator[str]:
         if freed_s > KILL_TAKEOVER_S:
             yield f"message {holding.id} was freed {freed_s:.2f} s after {holding.pid} died"
         if holding.end == "taken away" and holding.crashes == 0:
-            again_s = seconds_within(others, Span(died_at, holding.again_at))
+            free = without(others, history.apart)
+            again_s = seconds_within(free, Span(died_at, holding.again_at))
             slowest_again = max(slowest_again, again_s)
             if again_s > KILL_TAKEOVER_S:
                 yield f"message {holding.id} was claimed {again_s:.2f} s after {holding.pid} died"

@@ -8,7 +8,7 @@ import pytest
 from tests.crash.audit import DeadLetter, Entry, Remains
 from tests.crash.history import History
 from tests.crash.ledger import Line
-from tests.crash.plan import LEASE_S
+from tests.crash.plan import LEASE_S, MAX_CRASHES
 from tests.crash.reckoning import Report, reckon
 
 ONE, TWO = 101, 102
@@ -89,9 +89,10 @@ class Story:
         *,
         lane: str = "",
         due: float = 0,
+        crashes: int = 0,
     ) -> None:
         holder = (ONE, TWO).index(pid) + 1
-        self.entries.append(Entry(event, at, number, attempt, holder, 0, lane or None, due))
+        self.entries.append(Entry(event, at, number, attempt, holder, crashes, lane or None, due))
 
 
 @pytest.fixture
@@ -228,6 +229,26 @@ def test_slow_takeover_after_a_kill_is_found(story: Story, freed_at: float, coun
     story.did("begun", 1, at=freed_at, pid=TWO, attempt=2)
     story.did("ended", 1, at=freed_at + 0.1, pid=TWO, attempt=2)
     story.removed(1, at=freed_at + 0.1, pid=TWO, attempt=2)
+
+    assert len(found(story)) == count
+
+
+@pytest.mark.parametrize(("crashes", "count"), [(MAX_CRASHES - 2, 0), (MAX_CRASHES - 3, 1)])
+def test_takeover_waits_for_a_message_that_is_one_crash_from_its_end(
+    story: Story, crashes: int, count: int
+) -> None:
+    story.sent(1, at=10)
+    story.sent(2, at=10)
+    for number in (1, 2):
+        story.claimed(number, at=10, crashes=crashes if number == 2 else 0)
+        story.did("begun", number, at=10)
+    story.befell("SIGKILL", ONE, at=10.5)
+    for number, again_at in ((1, 13), (2, 12.9)):
+        story.taken_away(number, at=10.6)
+        story.claimed(number, at=again_at, pid=TWO, attempt=2, crashes=1)
+        story.did("begun", number, at=again_at, pid=TWO, attempt=2)
+        story.did("ended", number, at=again_at + 0.1, pid=TWO, attempt=2)
+        story.removed(number, at=again_at + 0.1, pid=TWO, attempt=2)
 
     assert len(found(story)) == count
 

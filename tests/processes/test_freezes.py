@@ -83,8 +83,8 @@ async def test_a_thawed_process_goes_on_listening(fleet: Fleet, queue: KvQueue) 
 async def test_nothing_is_lost_when_a_busy_process_freezes(fleet: Fleet, queue: KvQueue) -> None:
     settings = {**SETTINGS, "concurrency": 4}
     frozen = await fleet.start(settings=settings)
-    ids = await queue.send_messages([("work", {"seconds": 0.02})] * 200)
-    await fleet.until(lambda: len(fleet.ledger.lines("ended")) > 50)
+    ids = await queue.send_messages([("work", {"seconds": 0.02})] * 300)
+    await fleet.until(lambda: len(fleet.ledger.lines("ended")) > 20)
     await fleet.freeze(frozen)
 
     await fleet.start(settings=settings)

@@ -29,6 +29,10 @@ async def put(store: AnyStore, *mutations: Mutation) -> int:
     return version
 
 
+async def attempt(store: AnyStore, write: AtomicWrite) -> Committed:
+    return await store.commit(write)
+
+
 async def holds(store: AnyStore, key: bytes, version: int | None) -> bool:
     return (await store.commit(AtomicWrite(checks=[Check(key, version)]))).ok
 
@@ -190,8 +194,8 @@ async def test_failed_writes_leave_their_neighbours_alone(store: AnyStore) -> No
 
     answers: list[Any] = await asyncio.gather(
         send(store, mail("a")),
-        store.commit(AtomicWrite(checks=[Check(b"x", 9)], sends=[mail("no")])),
-        store.commit(AtomicWrite(mutations=[KvSet(b"k", b"1")], sends=[mail("b")])),
+        attempt(store, AtomicWrite(checks=[Check(b"x", 9)], sends=[mail("no")])),
+        attempt(store, AtomicWrite(mutations=[KvSet(b"k", b"1")], sends=[mail("b")])),
         send(store, mail("no"), once("i", "2")),
         send(store, mail("c")),
         return_exceptions=True,

@@ -17,7 +17,7 @@ from kvqueue_fastapi.store.sqlite.connection import (
 )
 from kvqueue_fastapi.store.sqlite.keys import Changes, Keys
 from kvqueue_fastapi.store.sqlite.leases import Undertaker
-from kvqueue_fastapi.store.sqlite.sends import insert, insert_once
+from kvqueue_fastapi.store.sqlite.sends import insert, insert_once, insert_plain, is_plain
 from kvqueue_fastapi.store.sqlite.settlements import settle_singly, settle_together
 
 
@@ -64,16 +64,20 @@ class Batch:
         try:
             with WriteTransaction(connection, self._patience):
                 if sends:
-                    ids = insert(connection, sends, self._clock.wall_ms())
+                    ids = insert_plain(connection, sends, self._clock.wall_ms())
                     answers: list[Any] = [Committed(True, (message_id,)) for message_id in ids]
+                    types = {send.type for send in sends}
                 else:
                     answers = self._together(connection, requests)
-                new_types = self._remember_types(connection, requests, answers)
+                    types = _types_stored(requests, answers)
+                new_types = self._remember_types(connection, types)
             self._known_types |= new_types
         except KvQueueError:  # the lock was not to be had: no request's own error
             raise
         except Exception:  # noqa: BLE001 because whose error it is shows when each is alone
             answers = self._one_by_one(connection, requests)
+        if sends:
+            return Answers(answers, changed=True, keys_changed=False)
         _tell_of_claims(requests, answers)
         return Answers(answers, *may_change(requests))
 
@@ -116,25 +120,9 @@ class Batch:
             )
         return answers
 
-    def _remember_types(
-        self, connection: sqlite3.Connection, requests: Sequence[Request], answers: Sequence[Any]
-    ) -> set[str]:
+    def _remember_types(self, connection: sqlite3.Connection, types: set[str]) -> set[str]:
         """Note when a type was first sent. Returns those that are new to this process."""
-        unknown = {
-            send.type
-            for request in requests
-            if isinstance(request, AtomicWrite)
-            for send in request.sends
-        } - self._known_types
-        if not unknown:
-            return unknown
-        sent = {
-            send.type
-            for request, answer in zip(requests, answers, strict=True)
-            if isinstance(request, AtomicWrite) and isinstance(answer, Committed) and answer.ok
-            for send in request.sends
-        }
-        new_types = sent - self._known_types
+        new_types = types - self._known_types
         for kind in new_types:
             names = {"type": kind, "now_ms": self._clock.wall_ms()}
             connection.execute(sql.REMEMBER_TYPE, names)
@@ -294,7 +282,7 @@ def _write_all(connection: sqlite3.Connection, write: AtomicWrite, now_ms: int) 
 
 
 def _plain_sends(requests: Sequence[Request]) -> list[Send] | None:
-    """What is sent, where each request sends one message and does nothing else, as most do."""
+    """What is sent, where each request sends one plain message and nothing else, as most do."""
     sends: list[Send] = []
     for request in requests:
         if not isinstance(request, AtomicWrite) or len(request.sends) != 1:
@@ -302,10 +290,19 @@ def _plain_sends(requests: Sequence[Request]) -> list[Send] | None:
         if request.checks or request.mutations or request.settlements or request.versioned:
             return None
         send = request.sends[0]
-        if send.idempotency is not None:
+        if not is_plain(send):
             return None
         sends.append(send)
     return sends
+
+
+def _types_stored(requests: Sequence[Request], answers: Sequence[Any]) -> set[str]:
+    return {
+        send.type
+        for request, answer in zip(requests, answers, strict=True)
+        if isinstance(request, AtomicWrite) and isinstance(answer, Committed) and answer.ok
+        for send in request.sends
+    }
 
 
 def _tell_of_claims(requests: Sequence[Request], answers: Sequence[Any]) -> None:

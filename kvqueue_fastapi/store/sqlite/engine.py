@@ -123,7 +123,7 @@ class SqliteStore:
             raise
         return store
 
-    async def commit(self, write: AtomicWrite) -> Committed:
+    def commit(self, write: AtomicWrite) -> asyncio.Future[Committed]:
         """Write all of it durably, or nothing."""
         size_bytes = 0
         for send in write.sends:
@@ -131,8 +131,7 @@ class SqliteStore:
         for mutation in write.mutations:
             if isinstance(mutation, KvSet):
                 size_bytes += len(mutation.value)
-        committed: Committed = await self._writer.submit(write, size_bytes)
-        return committed
+        return self._writer.submit(write, size_bytes)
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         """End claims, each by itself. Returns, in order, whether the lease still held."""

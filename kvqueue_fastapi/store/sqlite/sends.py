@@ -27,9 +27,9 @@ def insert(
 ) -> list[int]:
     """Store messages without an idempotency key. Returns their ids, in order."""
     ids: list[int] = []
-    for is_plain, run in groupby(sends, _is_plain):
-        if is_plain and requeued_from is None:
-            ids += _insert_plain(connection, list(run), now_ms)
+    for plain, run in groupby(sends, is_plain):
+        if plain and requeued_from is None:
+            ids += insert_plain(connection, list(run), now_ms)
         else:
             ids += _insert_rows(connection, [_row(send, now_ms, requeued_from) for send in run])
     promote_heads(connection, [send.ordering_key for send in sends], now_ms)
@@ -103,11 +103,13 @@ def _row(send: Send, now_ms: int, requeued_from: int | None) -> Row:
     )
 
 
-def _is_plain(send: Send) -> bool:
+def is_plain(send: Send) -> bool:
+    """Whether it asks for nothing but to be sent."""
     return send[2:] == _NOTHING_ASKED
 
 
-def _insert_plain(connection: sqlite3.Connection, sends: Sequence[Send], now_ms: int) -> range:
+def insert_plain(connection: sqlite3.Connection, sends: Sequence[Send], now_ms: int) -> range:
+    """Store messages that are plain. Returns their ids, in order."""
     names = {"sent": to_json([send[:2] for send in sends]).decode(), "now_ms": now_ms}
     return _insert(connection, sql.INSERT_PLAIN, names, len(sends))
 

@@ -159,7 +159,7 @@ async def test_every_verb_of_a_closed_store_says_so(
 async def test_cancelled_write_is_whole_or_not_at_all(store: AnyStore, turns: int) -> None:
     write = AtomicWrite(mutations=[KvSet(b"k", b"1")], sends=[mail(), mail(), mail()])
 
-    task = asyncio.create_task(store.commit(write))
+    task = asyncio.ensure_future(store.commit(write))
     for _ in range(turns):
         await asyncio.sleep(0)
     task.cancel()
