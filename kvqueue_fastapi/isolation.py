@@ -7,7 +7,7 @@ from typing import Final
 from kvqueue_fastapi.message import Hold
 from kvqueue_fastapi.model import Wanted
 from kvqueue_fastapi.rooms import Rooms
-from kvqueue_fastapi.workers import Workers
+from kvqueue_fastapi.runners import Runners
 
 APART_S: Final = 10.0
 """For so long others are kept apart, and no longer: a handler may take hours."""
@@ -18,12 +18,12 @@ class Isolation:
 
     Args:
         rooms: what there is room for.
-        workers: where others are handled.
+        runners: where others are handled.
     """
 
-    def __init__(self, rooms: Rooms, workers: Workers) -> None:
+    def __init__(self, rooms: Rooms, runners: Runners) -> None:
         self._rooms = rooms
-        self._workers = workers
+        self._runners = runners
         self._lasting: set[Hold] = set()
         self._owed: set[str] = set()
 
@@ -38,10 +38,15 @@ class Isolation:
         self._owed.difference_update(one.type for one in wanted)
         return wanted
 
+    def is_crowded_out(self) -> bool:
+        """Whether handlers that have outlasted a wait take all the slots."""
+        lasting = self._lasting.intersection(self._runners.running.values())
+        return len(lasting) >= self._rooms.slots
+
     async def until_idle(self) -> None:
         """Wait until nothing runs, or only what has outlasted such a wait."""
-        self._lasting.intersection_update(self._workers.running.values())
-        if awaited := self._workers.others_than(self._lasting):
+        self._lasting.intersection_update(self._runners.running.values())
+        if awaited := self._runners.others_than(self._lasting):
             _, pending = await asyncio.wait(awaited, timeout=APART_S)
-            running = self._workers.running
-            self._lasting.update(running[worker] for worker in pending if worker in running)
+            running = self._runners.running
+            self._lasting.update(running[runner] for runner in pending if runner in running)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import ceil
 from typing import Any, Final
 
 from kvqueue_fastapi.dispatch import Dispatcher, failure_of
@@ -20,13 +21,13 @@ from kvqueue_fastapi.model import Claim, Claimed, Outcome, Settlement, Wanted
 from kvqueue_fastapi.offers import Offers
 from kvqueue_fastapi.redaction import EVERYTHING, Redaction
 from kvqueue_fastapi.rooms import Rooms, is_cut_off
+from kvqueue_fastapi.runners import Runners
 from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.settling import Settler
 from kvqueue_fastapi.store.base import SUSPECT_CRASHES, ClaimRequest, Store
 from kvqueue_fastapi.turns import Turns
 from kvqueue_fastapi.unhandled import UnhandledTypes
-from kvqueue_fastapi.workers import Workers
 
 log = logging.getLogger("kvqueue_fastapi")
 
@@ -64,10 +65,10 @@ class Listener:
         self._listener_id = 0
         self._holds: dict[int, Hold] = {}
         self._waiting: deque[Hold] = deque()
-        self._workers = Workers(settings.concurrency, self._waiting, self._handle, self._failed)
+        self._runners = Runners(settings.concurrency, self._waiting, self._handle, self._failed)
         self._quarantined: dict[int, float] = {}
         self._rooms = Rooms(table, settings)
-        self._isolation = Isolation(self._rooms, self._workers)
+        self._isolation = Isolation(self._rooms, self._runners)
         any_type = settings.unhandled == "fail"
         self._turns = Turns(store, table.types, any_type=any_type)
         self._unhandled = None if any_type else UnhandledTypes(store, frozenset(table.types))
@@ -122,7 +123,7 @@ class Listener:
 
     def is_handling_in(self, task: asyncio.Task[Any] | None) -> bool:
         """Whether a handler runs in this task."""
-        return task in self._workers.running
+        return task in self._runners.running
 
     # --- claiming ---
 
@@ -168,23 +169,29 @@ class Listener:
                 next_due_ms = claimed.next_due_ms
                 self._accept(claimed.claims)
                 cut_off = cut_off or is_cut_off(wanted, claimed.claims, limit)
-                if claimed.isolated:
-                    await self._handle_alone(claimed.isolated)
+                if claimed.isolated and await self._handle_alone(claimed.isolated):
                     cut_off = True
                 self._more = self._more or cut_off
             if turn.last and not cut_off:
                 break
         return self._until_due_s(next_due_ms)
 
-    async def _handle_alone(self, types: Sequence[str]) -> None:
-        """Handle a message that is one crash from its end, so that only itself can be to blame."""
+    async def _handle_alone(self, types: Sequence[str]) -> bool:
+        """Handle a message that is one crash from its end, so that only itself can be to blame.
+
+        Returns: whether there could be a slot for it.
+        """
+        if self._isolation.is_crowded_out():
+            self._more = True
+            return False
         self._give_back(self._waiting)
         await self._isolation.until_idle()
         # What there is room for now: what was claimed just before may have taken it.
         wanted = self._isolation.admit(types)
-        if wanted and not self._stopping and len(self._workers.running) < self._rooms.slots:
+        if wanted and not self._stopping and len(self._runners.running) < self._rooms.slots:
             self._accept((await self._claim(wanted, 1, isolated=True)).claims)
             await self._isolation.until_idle()
+        return True
 
     async def _claim(
         self, wanted: Sequence[Wanted], limit: int, *, isolated: bool = False
@@ -247,14 +254,16 @@ class Listener:
         if turn is None:
             return
         self._more = self._more or turn.full
-        # Of those that must run alone, one of two parts brings one.
-        alone = True
-        for part in self._rooms.parts(turn.wanted):
-            limit = self._rooms.limit_of(part)
+        parts = self._rooms.parts(turn.wanted)
+        left = self._rooms.limit()
+        for number, part in enumerate(parts):
+            # Both may be made, so together they take no more than there is room for.
+            limit = min(self._rooms.limit_of(part), ceil(left / (len(parts) - number)))
             if part and limit and not self._isolation.owed(part):
                 request = self._request(part, limit)
-                yield request._replace(quarantined=request.quarantined and alone)
-                alone = False
+                # Of those that must run alone, the first part alone brings one.
+                yield request._replace(quarantined=request.quarantined and number == 0)
+                left -= limit
 
     def _accept_offered(self, claimed: Claimed) -> None:
         self._accept(claimed.claims)
@@ -268,7 +277,7 @@ class Listener:
             self._waiting.append(self._holds[claim.id])
         if self._stopping:
             self._give_back(self._waiting)
-        self._workers.start()
+        self._runners.start()
 
     async def _tidy(self) -> None:
         if self._unhandled is not None:
@@ -289,10 +298,10 @@ class Listener:
     def _give_back(self, holds: deque[Hold]) -> None:
         while holds:
             claim = holds.popleft().claim
-            self._end(
-                claim,
-                Settlement(claim.id, claim.token, Outcome.RELEASE, ordering_key=claim.ordering_key),
+            self._settler.add(
+                Settlement(claim.id, claim.token, Outcome.RELEASE, ordering_key=claim.ordering_key)
             )
+            self._make_room(claim, handled=False)
 
     # --- handling ---
 
@@ -316,9 +325,11 @@ class Listener:
 
     def _failed(self, hold: Hold, error: BaseException) -> None:
         """Of what no handler may raise, such as GeneratorExit."""
+        if hold.ended:
+            return
         if hold.settled:
             self._let_go(hold)
-        elif not hold.ended:
+        else:
             claim = hold.claim
             self._end(
                 claim,
@@ -340,8 +351,8 @@ class Listener:
         self._holds.pop(hold.claim.id, None)
         self._make_room(hold.claim)
 
-    def _make_room(self, claim: Claim) -> None:
-        self._rooms.give(claim.type)
+    def _make_room(self, claim: Claim, *, handled: bool = True) -> None:
+        self._rooms.give(claim.type, handled=handled)
         if self._quarantined.pop(claim.id, None):
             self._more = True
         if self._more:
@@ -371,13 +382,13 @@ class Listener:
         await settling
 
     async def _drain(self) -> None:
-        if self._workers.running:
-            await asyncio.wait(self._workers.running, timeout=self._grace_s)
-        for task in self._workers.running:
+        if self._runners.running:
+            await asyncio.wait(self._runners.running, timeout=self._grace_s)
+        for task in self._runners.running:
             task.cancel()
-        if self._workers.running:
-            await asyncio.wait(self._workers.running, timeout=CANCEL_S)
-        for hold in self._workers.running.values():
+        if self._runners.running:
+            await asyncio.wait(self._runners.running, timeout=CANCEL_S)
+        for hold in self._runners.running.values():
             if hold.settled:
                 continue
             log.warning(
@@ -389,7 +400,7 @@ class Listener:
 
     def _leave(self) -> None:
         try:
-            if self._lingering or self._workers.running:
+            if self._lingering or self._runners.running:
                 # What goes on keeps its lease; the last thread leaves in our place, or the end
                 # of the process does.
                 self._store.retain()

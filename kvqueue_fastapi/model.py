@@ -238,12 +238,15 @@ class Claimed(NamedTuple):
         claimed_at: when the leases began at the latest, on `time.monotonic`.
         isolated: wanted types of which a message waits that is one crash from its end, to be
             asked for by itself.
+        made_ready: whether it made messages claimable that had become due or whose lease had
+            ended, of whatever type.
     """
 
     claims: Sequence[Claim]
     next_due_ms: int | None
     claimed_at: float
     isolated: Sequence[str] = ()
+    made_ready: bool = False
 
 
 @dataclass(frozen=True, slots=True)

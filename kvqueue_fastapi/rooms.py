@@ -83,10 +83,10 @@ class Rooms:
         """A message of this type is held now."""
         self._count(message_type, 1)
 
-    def give(self, message_type: str) -> None:
+    def give(self, message_type: str, *, handled: bool = True) -> None:
         """A message of this type is held no more."""
         self._count(message_type, -1)
-        self._ended += 1
+        self._ended += handled
 
     def measure(self) -> None:
         """Look at the pace, now and then."""

@@ -16,7 +16,7 @@ class Turn(NamedTuple):
     """What to ask for in one claim.
 
     Attributes:
-        wanted: at most 16 types with room.
+        wanted: types with room, at most `MAX_WANTED` of them where it is no offer.
         full: whether a type was left out because it has no room.
         last: whether every type has had its turn since `begin`.
     """

@@ -14,7 +14,7 @@ from kvqueue_fastapi.isolation import Isolation
 from kvqueue_fastapi.message import Hold
 from kvqueue_fastapi.model import Claim
 from kvqueue_fastapi.rooms import Rooms
-from kvqueue_fastapi.workers import Workers
+from kvqueue_fastapi.runners import Runners
 from tests.contract.harness import Seen, running
 
 
@@ -172,9 +172,9 @@ async def test_who_has_outlasted_one_wait_is_not_waited_for_again(
         begun.set()
         await asyncio.Event().wait()
 
-    workers = Workers(10, deque([endless]), handle, failed=lambda _hold, _error: None)
-    isolation = Isolation(Rooms(HandlerTable(), KvQueueSettings()), workers)
-    workers.start()
+    runners = Runners(10, deque([endless]), handle, failed=lambda _hold, _error: None)
+    isolation = Isolation(Rooms(HandlerTable(), KvQueueSettings()), runners)
+    runners.start()
     await begun.wait()
 
     keep_apart_for(0.01, monkeypatch)
@@ -183,6 +183,6 @@ async def test_who_has_outlasted_one_wait_is_not_waited_for_again(
     async with asyncio.timeout(5):
         await isolation.until_idle()
 
-    assert list(workers.running.values()) == [endless]
-    for worker in workers.running:
-        worker.cancel()
+    assert list(runners.running.values()) == [endless]
+    for runner in runners.running:
+        runner.cancel()

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from kvqueue_fastapi import Message, OutgoingMessage, RetryLater, SendOptions, on_queue_message
+from kvqueue_fastapi.listener import Listener
 from kvqueue_fastapi.message import Hold
 from kvqueue_fastapi.model import AtomicWrite, Claimed, Send, Settlement
 from kvqueue_fastapi.settling import Settler
 from kvqueue_fastapi.store.sqlite.engine import SqliteStore
+from kvqueue_fastapi.turns import Turns
 from tests.contract.harness import Bench, Crowd, ManualClock, Seen, by_hand, running, until
 
 
@@ -588,3 +590,65 @@ async def test_an_idle_listener_is_ready_for_the_next_message_of_any_type(tmp_pa
             await until(is_idle)
 
     assert commits == [1] * 7
+
+
+async def test_one_commit_brings_an_idle_listener_no_more_than_it_has_slots_for(
+    tmp_path: Path,
+) -> None:
+    seen = Seen()
+    running_beside: list[int] = []
+
+    async def handle() -> None:
+        running_beside.append(len(await bench.admin.messages(state="running")))
+        seen.add("a")
+
+    def handle_in_thread() -> None:
+        running = asyncio.run_coroutine_threadsafe(bench.admin.messages(state="running"), loop)
+        running_beside.append(len(running.result(10)))
+        seen.add("t")
+
+    loop = asyncio.get_running_loop()
+    callbacks = {"a": handle, "t": handle_in_thread}
+    async with running(
+        tmp_path, callbacks=callbacks, concurrency=1, poll_interval_s=3_600
+    ) as bench:
+        for number in range(1, 6):
+            await bench.queue.send_messages([("a", None), ("t", None)])
+            await seen.reach(2 * number)
+            await until(lambda: has_state(bench, "running", 0))
+
+    assert running_beside == [1] * 10
+
+
+@pytest.mark.parametrize(("types", "owner", "name"), [(2, Listener, "_claim"), (20, Turns, "next")])
+async def test_what_becomes_due_between_two_looks_of_a_round_is_handled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, types: int, owner: type, name: str
+) -> None:
+    # `def` and `async def` types are claimed one after the other, and more than 16 are looked
+    # up first. Whatever is claimed makes ready all that is due.
+    look = getattr(owner, name)
+    is_held_up = False
+
+    async def held_up(*args: Any, **named: Any) -> Any:
+        nonlocal is_held_up
+        found = await look(*args, **named)
+        if is_held_up:
+            is_held_up = False
+            await asyncio.sleep(0.15)
+        return found
+
+    monkeypatch.setattr(owner, name, held_up)
+    seen = Seen()
+
+    def handle_in_thread(number: int) -> None:
+        seen.add(number)
+
+    callbacks: dict[str, Any] = {f"t{number}": seen.take for number in range(types)}
+    async with running(
+        tmp_path, callbacks=callbacks | {"t1": handle_in_thread}, poll_interval_s=3_600
+    ) as bench:
+        for number in range(6):
+            await bench.queue.send_message("t0", number, delay=0.1)
+            is_held_up = True
+            await bench.admin.resume("any")  # which has the listener look
+            await seen.reach(number + 1)

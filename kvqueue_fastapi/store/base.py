@@ -55,7 +55,8 @@ class ClaimRequest(NamedTuple):
     """Room for messages. Answer: `Claimed`.
 
     Attributes:
-        wanted: at most `MAX_WANTED` types, in the order in which they take turns.
+        wanted: at most `MAX_WANTED` types, in the order in which they take turns; an offer may
+            name more, of which those are asked for that have just been sent.
         limit: how many claims at the most.
         lease_ms: how long they are hidden from others, if not extended.
         listener_id: who holds them; 0 is nobody whose death could be seen.
@@ -93,7 +94,10 @@ class Store(Protocol):
         ...
 
     async def claim(self, request: ClaimRequest) -> Claimed:
-        """Take what is due, types taking turns."""
+        """Take what is due, types taking turns.
+
+        What it makes claimable may be of other types, so it wakes those who subscribed.
+        """
         ...
 
     def offer(self, request: ClaimRequest, wake: Callable[[], None]) -> asyncio.Future[Claimed]:

@@ -1,6 +1,9 @@
 """Claiming: what is due, in order, types taking turns, each message to one holder."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
 
 from kvqueue_fastapi.model import Outcome, Send, Wanted
 from kvqueue_fastapi.store import AnyStore
@@ -207,3 +210,46 @@ async def test_ready_types_are_those_with_something_to_claim(
     clock.pass_ms(LEASE_MS - 5)
 
     assert await store.ready_types(after="", limit=9) == ["crashed", "due", "late"]
+
+
+@pytest.mark.parametrize(
+    "claimer",
+    [
+        lambda store: claim(store, "other"),
+        lambda store: store.ready_types(after="", limit=1),
+        lambda store: send(store, mail()),
+    ],
+    ids=["claim", "ready types", "offer"],
+)
+async def test_whoever_makes_something_ready_wakes_those_who_may_claim_it(
+    store: AnyStore, clock: ManualClock, claimer: Callable[[AnyStore], Awaitable[object]]
+) -> None:
+    await send(store, Send("late", "1", delay_ms=5), Send("lost", "1"))
+    await claim(store, "lost", lease_ms=5)
+    woken = asyncio.Event()
+    store.subscribe(woken.set)
+    await claim(store, "other")  # behind the first look at the file, which wakes as well
+    clock.pass_ms(5)
+    woken.clear()
+    # What is sent is all named by an offer, which keeps no wake-up back that is for others.
+    store.offer(ClaimRequest([Wanted("mail", 9)], limit=9, lease_ms=LEASE_MS), woken.set)
+
+    await claimer(store)
+
+    async with asyncio.timeout(5):
+        await woken.wait()
+    assert await claimed_ids(store, "late", "lost") != []
+
+
+async def test_claim_tells_whether_it_made_something_ready(
+    store: AnyStore, clock: ManualClock
+) -> None:
+    other = ClaimRequest([Wanted("other", 9)], limit=9, lease_ms=LEASE_MS)
+    await send(store, mail(), Send("late", "1", delay_ms=5))
+
+    before = await store.claim(other)
+    clock.pass_ms(5)
+    answers = [await store.claim(other) for _ in range(2)]
+
+    assert not before.made_ready
+    assert [one.made_ready for one in answers] == [True, False]

@@ -28,11 +28,13 @@ class Answers(NamedTuple):
         answers: to each request, in order; an exception is an answer.
         changed: whether something may have become claimable, now or at a known time.
         keys_changed: whether a watched key may read otherwise.
+        made_ready: whether a claim made something claimable that it may not have asked for.
     """
 
     answers: list[Any]
     changed: bool
     keys_changed: bool
+    made_ready: bool = False
 
 
 class _Replay(Exception):  # noqa: N818 because it is a signal within this file
@@ -79,20 +81,23 @@ class Batch:
         if sends:
             return Answers(answers, changed=True, keys_changed=False)
         _tell_of_claims(requests, answers)
-        return Answers(answers, *may_change(requests))
+        made_ready = any(isinstance(one, Claimed) and one.made_ready for one in answers)
+        return Answers(answers, *may_change(requests), made_ready)
 
-    def ready_types(self, connection: sqlite3.Connection, after: str, limit: int) -> list[str]:
-        """Types with something to claim, in order, beginning behind `after`."""
+    def ready_types(
+        self, connection: sqlite3.Connection, after: str, limit: int
+    ) -> tuple[list[str], bool]:
+        """Types with something to claim, in order, and whether some was made claimable now."""
         with WriteTransaction(connection, self._patience):
             now_ms, steady_ms = self._clock.wall_ms(), self._clock.steady_ms()
-            make_ready(connection, self._undertaker, now_ms=now_ms, steady_ms=steady_ms)
+            readiness = make_ready(connection, self._undertaker, now_ms=now_ms, steady_ms=steady_ms)
         names = {"after": after, "limit": limit}
         found = {
             row[0]
             for statement in (sql.READY_TYPES, sql.QUARANTINED_TYPES, sql.ISOLATED_TYPES)
             for row in _read(connection, statement, names, self._patience)
         }
-        return sorted(found, key=str.encode)[:limit]
+        return sorted(found, key=str.encode)[:limit], readiness.changed
 
     def _together(self, connection: sqlite3.Connection, requests: Sequence[Request]) -> list[Any]:
         now_ms = self._clock.wall_ms()
@@ -102,7 +107,7 @@ class Batch:
         gathered.read_for(requests)
         for index, request in enumerate(requests):
             if isinstance(request, AtomicWrite):
-                if _is_plain(request):
+                if _fails_early(request):
                     gathered.add(index, request)
                     continue
                 gathered.flush()
@@ -253,7 +258,7 @@ def _settle(
     return held
 
 
-def _is_plain(write: AtomicWrite) -> bool:
+def _fails_early(write: AtomicWrite) -> bool:
     """Whether it can fail only before it has changed anything in the database."""
     if write.settlements and not _is_simply_done(write.settlements):
         return False

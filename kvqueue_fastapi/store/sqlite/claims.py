@@ -38,11 +38,13 @@ class Readiness(NamedTuple):
         wait_ms: in how many milliseconds there may be more to make ready; None: never.
         any_quarantined: whether any message may be quarantined.
         any_isolated: the same of isolated ones.
+        changed: whether something has just been made ready.
     """
 
     wait_ms: int | None
     any_quarantined: bool
     any_isolated: bool
+    changed: bool
 
 
 def claim(
@@ -61,14 +63,14 @@ def claim(
     if request.isolated:
         if readiness.any_isolated:
             taken += _take(connection, ISOLATED, request, steady_ms, limit=1)
-        return Claimed(taken, readiness.wait_ms, claimed_at)
+        return Claimed(taken, readiness.wait_ms, claimed_at, made_ready=readiness.changed)
     if readiness.any_quarantined and request.quarantined:
         taken += _take(connection, QUARANTINED, request, steady_ms, limit=1)
         request = request._replace(wanted=_without(request.wanted, taken))
     if request.limit > 0:
         taken += _take(connection, READY, request, steady_ms, limit=request.limit)
     isolated = _isolated(connection, request.wanted) if readiness.any_isolated else ()
-    return Claimed(taken, readiness.wait_ms, claimed_at, isolated)
+    return Claimed(taken, readiness.wait_ms, claimed_at, isolated, readiness.changed)
 
 
 def make_ready(
@@ -86,10 +88,12 @@ def make_ready(
     if lease_end_ms is not None:
         waits_ms.append(lease_end_ms - steady_ms)
         if lease_end_ms <= steady_ms:
-            waits_ms[-1] = undertaker.end_expired(connection, now_ms=now_ms, steady_ms=steady_ms)
-            changed = True
+            spared_ms = undertaker.end_expired(connection, now_ms=now_ms, steady_ms=steady_ms)
+            waits_ms[-1] = spared_ms
+            changed = changed or not spared_ms
     wait_ms = max(0, min(waits_ms)) if waits_ms else None
-    return Readiness(wait_ms, bool(any_quarantined or changed), bool(any_isolated or changed))
+    any_quarantined, any_isolated = any_quarantined or changed, any_isolated or changed
+    return Readiness(wait_ms, bool(any_quarantined), bool(any_isolated), changed)
 
 
 def _isolated(connection: sqlite3.Connection, wanted: Sequence[Wanted]) -> list[str]:

@@ -155,7 +155,14 @@ class SqliteStore:
 
     async def ready_types(self, *, after: str, limit: int) -> list[str]:
         """Types with something to claim, in order, beginning behind `after`."""
-        return await self._run(lambda connection: self._batch.ready_types(connection, after, limit))
+
+        def work(connection: sqlite3.Connection) -> list[str]:
+            types, made_ready = self._batch.ready_types(connection, after, limit)
+            if made_ready:
+                self._on_loop(_call_all, self._wakes)
+            return types
+
+        return await self._run(work)
 
     async def listened_types(self) -> frozenset[str]:
         """Types that some listening process handles."""
@@ -266,8 +273,8 @@ class SqliteStore:
         """Finish what was submitted, then let go of the database."""
         is_first, self._closing = not self._closing, True
         self.hurry()
-        self._offers.close()
         try:
+            self._offers.close()
             await self._writer.close()
             await self._getter.close()
         finally:
@@ -285,8 +292,11 @@ class SqliteStore:
 
     def _write_batch(self, connection: sqlite3.Connection) -> None:
         batch = self._writer.take()
-        taken_up = self._offers.take_up(batch)
+        if not batch.requests:  # who asked was cancelled, or has the answer of those before
+            self._on_loop(self._writer.answer, batch, ())
+            return
         try:
+            taken_up = self._offers.take_up(batch)
             answers = self._batch.apply(connection, batch.requests)
         except BaseException as error:  # noqa: BLE001 because it is every caller's answer
             self._answer_all(batch, error)
@@ -308,11 +318,16 @@ class SqliteStore:
     def _answer(
         self, batch: WriteBatch[Request], answers: Answers, taken_up: list[Callable[[], None]]
     ) -> None:
-        if answers.changed:
-            _call_all([wake for wake in self._wakes if wake not in taken_up])
-        if answers.keys_changed:
-            _call_all(self._key_wakes)
-        self._writer.answer(batch, answers.answers)
+        try:
+            if answers.made_ready:
+                # Of whatever type, so that no offer can have named it all.
+                _call_all(self._wakes)
+            elif answers.changed:
+                _call_all([wake for wake in self._wakes if wake not in taken_up])
+            if answers.keys_changed:
+                _call_all(self._key_wakes)
+        finally:
+            self._writer.answer(batch, answers.answers)
 
     async def _get_together(self, requests: Sequence[Sequence[bytes]]) -> list[object]:
         answers: list[object] = []

@@ -59,5 +59,6 @@ class Offers:
     def close(self) -> None:
         """Make none of them, now or later."""
         self._closed = True
-        while self._made:
-            self._made.popitem()[0].cancel()
+        for offer in list(self._made):
+            if self.withdraw(offer):  # else it is being made
+                offer.cancel()

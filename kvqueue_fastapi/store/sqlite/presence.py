@@ -6,6 +6,7 @@ death. They also go when the process closes any descriptor of the file, so a pro
 opens the files of its own listeners again.
 """
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -38,8 +39,10 @@ class Presence:
 
     def stop(self) -> None:
         """Leave word that the listener's end is no crash, where the database cannot be told."""
-        os.write(self._descriptor, _STOPPED)
-        self._has_stopped = True
+        with contextlib.suppress(OSError):  # the disk may be full, too
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
+            os.write(self._descriptor, _STOPPED)
+            self._has_stopped = True
 
     def end(self) -> None:
         """Let the lock go, and remove its file unless it has something to say."""

@@ -108,8 +108,12 @@ def is_plain(send: Send) -> bool:
     return send[2:] == _NOTHING_ASKED
 
 
-def insert_plain(connection: sqlite3.Connection, sends: Sequence[Send], now_ms: int) -> range:
+def insert_plain(
+    connection: sqlite3.Connection, sends: Sequence[Send], now_ms: int
+) -> Sequence[int]:
     """Store messages that are plain. Returns their ids, in order."""
+    if len(sends) == 1:  # JSON is worth its while for several only
+        return _insert_rows(connection, [_row(sends[0], now_ms, None)])
     names = {"sent": to_json([send[:2] for send in sends]).decode(), "now_ms": now_ms}
     return _insert(connection, sql.INSERT_PLAIN, names, len(sends))
 

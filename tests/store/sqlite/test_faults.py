@@ -170,6 +170,22 @@ async def test_cancelled_write_is_whole_or_not_at_all(store: AnyStore, turns: in
     assert (len(await claim(store)), last, absent) in [(1, 1, True), (4, 4, False)]
 
 
+async def test_batch_whose_callers_are_all_cancelled_takes_no_lock(tmp_path: Path) -> None:
+    statements: list[str] = []
+    store: Any = await open_store(str(tmp_path / "q.db"), KvQueueSettings())
+    gate = threading.Event()
+    store._thread.call(lambda connection: connection.set_trace_callback(statements.append))
+    store._thread.submit(lambda _connection: gate.wait(), lambda _result, _error: None)
+
+    writes = [store.commit(AtomicWrite(sends=[mail()])) for _ in range(3)]
+    for write in writes:
+        write.cancel()
+    gate.set()
+    await store.close()
+
+    assert "BEGIN IMMEDIATE" not in statements
+
+
 async def test_cancelled_caller_does_not_disturb_the_others(store: AnyStore) -> None:
     tasks = [asyncio.create_task(send(store, mail(str(n)))) for n in range(50)]
     await asyncio.sleep(0)

@@ -13,13 +13,13 @@ from kvqueue_fastapi.message import Hold
 ROUND_S: Final = 0.001
 """For so long messages are begun in one round of the event loop, which has others to look after."""
 SPARE: Final = 2
-"""How many workers may be about to begin: each of them starts more, if there is more to do."""
+"""How many runners may be about to begin: each of them starts more, if there is more to do."""
 
 
-class Workers:
+class Runners:
     """Runs what waits, in the order in which it waits.
 
-    A worker is a task in an empty context, and goes on with the next message when it has
+    A runner is a task in an empty context, and goes on with the next message when it has
     handled one: making a task costs more than most handlers do. It ends when nothing waits, or
     when a handler has left something behind that would reach the next one: a context variable,
     a cancellation, or the task itself, in the hands of something that may cancel it.
@@ -27,11 +27,11 @@ class Workers:
     Args:
         slots: how many handlers may run at once.
         waiting: what is to be handled.
-        handle: handles one, and raises what ends the worker.
-        failed: told what a worker ended with, and the message that it had in hand.
+        handle: handles one, and raises what ends the runner.
+        failed: told what a runner ended with, and the message that it had in hand.
 
     Attributes:
-        running: what is in hand, and in which worker.
+        running: what is in hand, and in which runner.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Workers:
         self._waiting = waiting
         self._handle = handle
         self._failed = failed
-        self._workers: set[asyncio.Task[Any]] = set()
+        self._runners: set[asyncio.Task[Any]] = set()
         self._beginning: set[asyncio.Task[Any]] = set()
         self._round_ends_at: float | None = None
 
@@ -54,16 +54,17 @@ class Workers:
         """Have what waits handled, as far as there are slots."""
         loop = asyncio.get_running_loop()
         most = min(SPARE, len(self._waiting))
-        while len(self._beginning) < most and len(self._workers) < self._slots:
+        while len(self._beginning) < most and len(self._runners) < self._slots:
             context = contextvars.Context()
-            worker = loop.create_task(self._work(context), context=context)
-            self._workers.add(worker)
-            self._beginning.add(worker)
-            worker.add_done_callback(self._ended)
+            # Not by the loop's task factory: an eager one would run it before it is counted.
+            runner = asyncio.Task(self._work(context), loop=loop, context=context)
+            self._runners.add(runner)
+            self._beginning.add(runner)
+            runner.add_done_callback(self._ended)
 
     def others_than(self, holds: Collection[Hold]) -> list[asyncio.Task[Any]]:
-        """The workers that may end soon: all but those that have one of `holds` in hand."""
-        return [one for one in self._workers if self.running.get(one) not in holds]
+        """The runners that may end soon: all but those that have one of `holds` in hand."""
+        return [one for one in self._runners if self.running.get(one) not in holds]
 
     async def _work(self, context: contextvars.Context) -> None:
         task = asyncio.current_task()
@@ -75,7 +76,7 @@ class Workers:
                 await asyncio.sleep(0)
                 continue
             hold = self.running[task] = self._waiting.popleft()
-            # Should this one have to wait for something, another worker goes on.
+            # Should this one have to wait for something, another runner goes on.
             if self._waiting and len(self._beginning) < SPARE:
                 self.start()
             await self._handle(hold)
@@ -93,10 +94,10 @@ class Workers:
     def _begin_round(self) -> None:
         self._round_ends_at = None
 
-    def _ended(self, worker: asyncio.Task[None]) -> None:
-        self._workers.discard(worker)
-        self._beginning.discard(worker)
-        hold = self.running.pop(worker, None)
-        if not worker.cancelled() and (error := worker.exception()) and hold is not None:
+    def _ended(self, runner: asyncio.Task[None]) -> None:
+        self._runners.discard(runner)
+        self._beginning.discard(runner)
+        hold = self.running.pop(runner, None)
+        if not runner.cancelled() and (error := runner.exception()) and hold is not None:
             self._failed(hold, error)
         self.start()

@@ -1,16 +1,18 @@
-"""Handlers run in workers that are used again, and nothing of one message is found by the next."""
+"""Handlers run in runners that are used again, and nothing of one message is found by the next."""
 
 import asyncio
 import contextvars
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import anyio
 import pytest
 
 from kvqueue_fastapi.message import Hold
 from kvqueue_fastapi.model import Claim
-from kvqueue_fastapi.workers import Workers
+from kvqueue_fastapi.runners import Runners
 
 Handle = Callable[[Hold], Awaitable[None]]
 
@@ -31,15 +33,15 @@ def name_of_this_task() -> str:
 
 
 async def run(count: int, handle: Handle, *, slots: int = 10) -> list[tuple[int, str]]:
-    """Run to the end. Returns what ended a worker, by message."""
+    """Run to the end. Returns what ended a runner, by message."""
     failed: list[tuple[int, str]] = []
     waiting = holds(count)
-    workers = Workers(
+    runners = Runners(
         slots, waiting, handle, lambda hold, error: failed.append((hold.claim.id, str(error)))
     )
-    workers.start()
+    runners.start()
     async with asyncio.timeout(10):
-        while waiting or workers.running:
+        while waiting or runners.running:
             await asyncio.sleep(0)
     return failed
 
@@ -74,6 +76,24 @@ async def test_as_many_run_at_once_as_there_are_slots_and_no_more(slots: int) ->
 
     assert most == slots
     assert begun == list(range(50))
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks begin eagerly from Python 3.12 on")
+async def test_event_loop_whose_tasks_begin_at_once_changes_nothing() -> None:
+    eager: Any = getattr(asyncio, "eager_task_factory", None)
+    asyncio.get_running_loop().set_task_factory(eager)
+    most = 0
+    running: set[int] = set()
+
+    async def handle(hold: Hold) -> None:
+        nonlocal most
+        running.add(hold.claim.id)
+        most = max(most, len(running))
+        await asyncio.sleep(0)
+        running.discard(hold.claim.id)
+
+    assert await run(1_000, handle, slots=10) == []
+    assert most == 10
 
 
 async def test_context_variables_of_one_message_are_not_seen_by_another() -> None:
@@ -154,7 +174,7 @@ async def test_task_that_something_still_holds_handles_no_other_message(
     assert len(set(tasks)) == 20
 
 
-async def test_workers_whose_handlers_wait_are_used_again() -> None:
+async def test_runners_whose_handlers_wait_are_used_again() -> None:
     tasks = set[str]()
 
     async def handle(_hold: Hold) -> None:
@@ -166,7 +186,7 @@ async def test_workers_whose_handlers_wait_are_used_again() -> None:
     assert len(tasks) < 50
 
 
-async def test_what_ends_a_worker_is_told_and_the_others_go_on() -> None:
+async def test_what_ends_a_runner_is_told_and_the_others_go_on() -> None:
     done: list[int] = []
 
     async def handle(hold: Hold) -> None:
@@ -180,17 +200,17 @@ async def test_what_ends_a_worker_is_told_and_the_others_go_on() -> None:
     assert done == list(range(0, 10, 2))
 
 
-async def test_worker_that_is_cancelled_before_it_begins_leaves_its_place_to_another() -> None:
+async def test_runner_that_is_cancelled_before_it_begins_leaves_its_place_to_another() -> None:
     done: list[int] = []
 
     async def handle(hold: Hold) -> None:
         done.append(hold.claim.id)
 
     waiting = holds(5)
-    workers = Workers(1, waiting, handle, lambda _hold, _error: None)
-    workers.start()
-    for worker in workers.others_than([]):
-        worker.cancel()
+    runners = Runners(1, waiting, handle, lambda _hold, _error: None)
+    runners.start()
+    for runner in runners.others_than([]):
+        runner.cancel()
     async with asyncio.timeout(10):
         while waiting:
             await asyncio.sleep(0)
@@ -201,7 +221,7 @@ async def test_worker_that_is_cancelled_before_it_begins_leaves_its_place_to_ano
 async def test_event_loop_has_its_turn_while_handlers_never_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("kvqueue_fastapi.workers.ROUND_S", 0.0)
+    monkeypatch.setattr("kvqueue_fastapi.runners.ROUND_S", 0.0)
     done: list[object] = []
 
     async def handle(hold: Hold) -> None:
@@ -210,6 +230,6 @@ async def test_event_loop_has_its_turn_while_handlers_never_wait(
 
     await run(50, handle)
 
-    # A message or two, one for each worker, and then whatever else there is to do.
+    # A message or two, one for each runner, and then whatever else there is to do.
     assert "other" in done[:5]
     assert "other" in done[-5:]
