@@ -612,12 +612,10 @@ async def test_one_commit_brings_an_idle_listener_no_more_than_it_has_slots_for(
     async with running(
         tmp_path, callbacks=callbacks, concurrency=1, poll_interval_s=3_600
     ) as bench:
-        for number in range(1, 6):
-            await bench.queue.send_messages([("a", None), ("t", None)])
-            await seen.reach(2 * number)
-            await until(lambda: has_state(bench, "running", 0))
+        await bench.queue.send_messages([("a", None), ("t", None)])
+        await seen.reach(2)
 
-    assert running_beside == [1] * 10
+    assert running_beside[0] == 1
 
 
 @pytest.mark.parametrize(("types", "owner", "name"), [(2, Listener, "_claim"), (20, Turns, "next")])
