@@ -612,6 +612,9 @@ async def test_one_commit_brings_an_idle_listener_no_more_than_it_has_slots_for(
     async with running(
         tmp_path, callbacks=callbacks, concurrency=1, poll_interval_s=3_600
     ) as bench:
+        store: Any = bench.queue._handle.store
+        while not store._offers._made:
+            await asyncio.sleep(0)
         await bench.queue.send_messages([("a", None), ("t", None)])
         await seen.reach(2)
 
