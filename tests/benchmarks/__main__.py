@@ -28,26 +28,50 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one small round, to see it run")
-    parser.add_argument("--rounds", type=int, help="how often each row has its turn (3)")
+    parser.add_argument("--rounds", type=_count, help="how often each row has its turn (3)")
     parser.add_argument(
         "--only",
-        type=lambda text: frozenset(text.split(",")),
+        type=_selection,
         default=frozenset(),
         help=f"letters of work ({','.join(WORKS)}) or who (ours,floor,huey), or both",
     )
-    parser.add_argument("--report", type=Path, help="measure nothing, print this JSON file")
+    parser.add_argument("--report", type=_file, help="measure nothing, print this JSON file")
     parser.add_argument("--out", type=Path, help=f"directory for all three files ({OUT})")
     parser.add_argument("--json", type=Path, help="write everything raw to this file")
     parser.add_argument("--plot", type=Path, help="draw this PNG file")
     return parser.parse_args()
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
+
+
+def _selection(text: str) -> frozenset[str]:
+    words = frozenset(text.split(","))
+    known = WORKS.keys() | {row.who for row in ROWS}
+    if unknown := words - known:
+        raise argparse.ArgumentTypeError(
+            f"{', '.join(map(repr, sorted(unknown)))}: there is no such work and nobody of that "
+            f"name; there are {', '.join(sorted(known))}"
+        )
+    if not any(_is_wanted(row, words) for row in ROWS):
+        raise argparse.ArgumentTypeError(f"{text}: no row has both")
+    return words
+
+
+def _file(text: str) -> Path:
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {text}")
+    return path
+
+
 def _measured(options: argparse.Namespace) -> report.Report:
     divisor = QUICK_DIVISOR if options.quick else 1
     turns = options.rounds or (1 if options.quick else 3)
     rows = [row for row in ROWS if _is_wanted(row, options.only)]
-    if not rows:
-        sys.exit(f"No row for --only {','.join(sorted(options.only))}")
     facts = machine.describe()
     return report.Report(facts, turns, divisor, rounds.run(rows, turns, divisor))
 

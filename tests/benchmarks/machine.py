@@ -9,11 +9,11 @@ import time
 from importlib import metadata
 from pathlib import Path
 
+from tests.benchmarks import peers
+
 PACKAGES = (
     "fastapi", "injector", "uvicorn", "aiosqlite", "pydantic", "anyio", "starlette",
-    "uvloop", "httptools", "deno", "huey", "litequeue", "persist-queue", "procrastinate",
-    "pgqueuer", "arq", "saq", "taskiq", "taskiq-redis", "faststream", "redis", "psycopg",
-    "asyncpg",
+    "uvloop", "httptools", *peers.PACKAGES,
 )  # fmt: skip
 """What takes part in some row, where it is installed."""
 SYNCS_S = 0.5
@@ -60,7 +60,10 @@ def _file_system(path: str) -> str:
 
 
 def _synced_appends() -> float:
-    """How often a second the disk takes 4 KiB for good: the most commits that anybody gets."""
+    """How often a second the disk takes 4 KiB more for good.
+
+    A write-ahead log gets there more often, as soon as it is written anew from its start.
+    """
     sync = getattr(os, "fdatasync", os.fsync)
     with tempfile.TemporaryFile(buffering=0) as file:
         count, began = 0, time.perf_counter()

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from kvqueue_fastapi import KvQueue, KvQueueModule, on_queue_message
 from tests.benchmarks.floor import INSERT, PAYLOAD, SYNCED, TYPE
-from tests.benchmarks.rows import Figures, Row
+from tests.benchmarks.rows import WARM_UP, Figures, Row
 
 
 class Order(BaseModel):
@@ -64,17 +64,20 @@ def send(directory: Path, divisor: int, *, count: int, producers: int) -> Figure
 
 
 async def _send(path: Path, count: int, producers: int) -> Figures:
-    async def produce(queue: KvQueue) -> None:
-        for _ in range(count // producers):
+    async def produce(queue: KvQueue, each: int) -> None:
+        for _ in range(each):
             await queue.send_message(TYPE, ORDER)
+
+    each = max(1, count // producers)
 
     module = KvQueueModule(str(path), consumers=[Consumer], listen=False)
     async with module.running(Injector([module, LedgerModule()])) as queue:
-        await asyncio.gather(*(produce(queue) for _ in range(min(producers, 10))))  # to warm up
+        warm_up = max(1, each // WARM_UP)
+        await asyncio.gather(*(produce(queue, warm_up) for _ in range(producers)))
         began = time.perf_counter()
-        await asyncio.gather(*(produce(queue) for _ in range(producers)))
+        await asyncio.gather(*(produce(queue, each) for _ in range(producers)))
         took = time.perf_counter() - began
-    return {"per_s": count // producers * producers / took}
+    return {"per_s": each * producers / took}
 
 
 def handle(directory: Path, divisor: int) -> Figures:

@@ -7,6 +7,9 @@ from typing import NamedTuple
 Figures = dict[str, float]
 """What was measured, by name, such as {"per_s": 52_000} or {"p50_ms": 0.8, "p99_ms": 2.1}."""
 
+WARM_UP = 10
+"""Sends of a tenth of what is measured come first, everywhere."""
+
 Measure = Callable[[Path, int], Figures]
 """Measures once, in a process of its own.
 

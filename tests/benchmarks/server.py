@@ -1,6 +1,5 @@
 """A uvicorn with an app of `served.py`, for as long as a block lasts."""
 
-import importlib.util
 import os
 import re
 import signal
@@ -104,10 +103,3 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
             process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             process.kill()
-
-
-def stack() -> str:
-    """On what uvicorn runs an app by default, with what is installed here."""
-    loop = "uvloop" if importlib.util.find_spec("uvloop") else "asyncio"
-    http = "httptools" if importlib.util.find_spec("httptools") else "h11"
-    return f"uvicorn on {loop} and {http}, with its access log"

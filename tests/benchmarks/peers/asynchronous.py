@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from tests.benchmarks.peers.handled import Handled, percentiles
 from tests.benchmarks.peers.sizes import LEAST_S, WAIT_S, Sizes
-from tests.benchmarks.rows import Figures, Row
+from tests.benchmarks.rows import WARM_UP, Figures, Row
 
 
 class Peer(Protocol):
@@ -73,7 +73,7 @@ def _send_rate(
 ) -> Figures:
     async def measure() -> Figures:
         async with opened(directory, Handled(asyncio.Event())) as peer:
-            few = max(count // divisor // 10, producers)
+            few = max(count // divisor // WARM_UP, producers)
             await send_in_tasks(peer, few, producers)
             many = max(count // divisor, producers)
             began = time.perf_counter()

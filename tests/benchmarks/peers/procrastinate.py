@@ -12,6 +12,7 @@ from tests.benchmarks.peers.sizes import Sizes
 from tests.benchmarks.rows import Row
 
 CONCURRENCY = 10
+POOL = 10
 BATCH = 1_000
 
 
@@ -37,21 +38,30 @@ class Procrastinate:
 @asynccontextmanager
 async def opened(directory: Path, handled: Handled) -> AsyncIterator[Procrastinate]:
     from procrastinate import App, PsycopgConnector
+    from psycopg_pool import AsyncConnectionPool
 
     with servers.postgres(directory) as url:
-        app = App(connector=PsycopgConnector(conninfo=url))
+        app = App(connector=PsycopgConnector())
 
         @app.task(name=TYPE)
         async def order_created(message: dict[str, Any]) -> None:
             handled()
 
-        async with app.open_async():
+        # The pool that it makes by itself checks each connection that it hands out.
+        pool: Any = AsyncConnectionPool(
+            url, configure=_commit_each, min_size=POOL, max_size=POOL, open=False
+        )
+        async with pool, app.open_async(pool):
             await app.schema_manager.apply_schema_async()
             yield Procrastinate(app, order_created)
 
 
+async def _commit_each(connection: Any) -> None:
+    await connection.set_autocommit(True)
+
+
 def missing() -> str | None:
-    return not_installed("procrastinate", "psycopg") or servers.postgres_missing()
+    return not_installed("procrastinate", "psycopg", "psycopg_pool") or servers.postgres_missing()
 
 
 ROWS: list[Row] = asynchronous.rows(

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from tests.benchmarks.peers.handled import Handled, percentiles
 from tests.benchmarks.peers.sizes import LEAST_S, WAIT_S, Sizes
-from tests.benchmarks.rows import Figures, Row
+from tests.benchmarks.rows import WARM_UP, Figures, Row
 
 
 class Peer(Protocol):
@@ -47,13 +47,15 @@ def _send_rate(
 ) -> Figures:
     each = max(count // divisor // producers, 1)
 
-    def produce(peer: Peer) -> None:
-        for _ in range(each):
+    def produce(peer: Peer, count: int = each) -> None:
+        for _ in range(count):
             peer.send()
+
+    warm_up = max(each // WARM_UP, 1)
 
     with opened(directory, Handled(threading.Event())) as peer:
         if producers == 1:
-            peer.send()
+            produce(peer, warm_up)
             began = time.perf_counter()
             produce(peer)
             return {"per_s": each / (time.perf_counter() - began)}
@@ -61,7 +63,7 @@ def _send_rate(
             # a barrier, so that all threads are there before the time runs
             barrier = threading.Barrier(producers)
             list(pool.map(lambda _: barrier.wait(), range(producers)))
-            peer.send()
+            list(pool.map(lambda _: produce(peer, warm_up), range(producers)))
             began = time.perf_counter()
             list(pool.map(lambda _: produce(peer), range(producers)))
             return {"per_s": each * producers / (time.perf_counter() - began)}
