@@ -130,14 +130,20 @@ async def test_isolated_message_waits_for_room_and_then_comes_before_its_type(
     keep_apart_for(0.05, monkeypatch)
     worker = Worker(first=0.3, second=0.3, third=0.3)
 
+    begun, is_there = asyncio.Event(), asyncio.Event()
+
     @on_queue_message("work", concurrency=1)
     async def one_at_a_time(name: str) -> None:
+        if name == "first":
+            begun.set()
+            await is_there.wait()
         await worker.work(name)
 
     async with running(tmp_path, one_at_a_time) as bench:
         await bench.queue.send_messages([("work", name) for name in ("first", "second", "third")])
-        await worker.seen.reach(1)
+        await begun.wait()
         await suspect(tmp_path, "suspect")
+        is_there.set()
         await worker.seen.reach(8)
 
     # The second had been claimed when it was told of the suspect, and was given back.
