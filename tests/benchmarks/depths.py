@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 from kvqueue_fastapi import KvQueueModule, on_queue_message
 from tests.benchmarks import floor
-from tests.benchmarks.floor import PAYLOAD, SYNCED, TYPE
+from tests.benchmarks.floor import PAYLOAD, TYPE
 from tests.benchmarks.ours import Consumer, Order, handle_some
-from tests.benchmarks.rows import Figures, Row
+from tests.benchmarks.rows import SYNCED, Figures, Row
 
 HOUR_MS = 3_600_000
 ALL_TYPES = 10_000

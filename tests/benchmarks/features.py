@@ -1,7 +1,6 @@
 """L: what each feature costs: the same work plain, and with that one feature."""
 
 import asyncio
-import importlib.util
 import sqlite3
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from kvqueue_fastapi import (
     SendOptions,
     on_queue_message,
 )
-from tests.benchmarks.rows import Figures, Row, nothing_missing
+from tests.benchmarks.rows import SYNCED, Figures, Row, not_installed, nothing_missing
 
 TYPE = "order.created"
 SENDS = HANDLES = 20_000
@@ -31,7 +30,6 @@ PRODUCERS = 100
 ORDERING_KEYS = 1_000
 BATCH = 1_000
 DATA = {"order_id": 1, "customer": "c-42", "lines": [1, 2, 3]}
-SYNCED = "each commit synced"
 
 
 class Order(BaseModel):
@@ -237,11 +235,6 @@ async def fill(path: Path, feature: Feature, total: int) -> None:
             )
 
 
-def no_request_scope() -> str | None:
-    has_it = importlib.util.find_spec("fastapi_injector")
-    return None if has_it else "fastapi_injector is not installed"
-
-
 ROWS = [
     *(
         Row("L", f"send: {name}", "ours", SYNCED, partial(send, feature=feature))
@@ -254,7 +247,7 @@ ROWS = [
             "ours",
             SYNCED,
             partial(handle, feature=feature),
-            no_request_scope if feature.scoped else nothing_missing,
+            partial(not_installed, "fastapi_injector") if feature.scoped else nothing_missing,
         )
         for name, feature in (FOR_BOTH | FOR_HANDLING).items()
     ),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kvqueue_fastapi.store.migrations import load_migrations
-from tests.benchmarks.rows import WARM_UP, Figures, Row
+from tests.benchmarks.rows import SYNCED, WARM_UP, Figures, Row
 
 TYPE = "order.created"
 PAYLOAD = '{"order_id":1,"customer":"c-42","lines":[1,2,3]}'
@@ -33,7 +33,6 @@ DELETE = """
 DELETE FROM kvqueue_messages WHERE id IN (SELECT value FROM json_each(?)) AND token = 1
 """
 LEASE_MS = 30_000
-SYNCED = "each commit synced"
 
 
 def connect(path: Path) -> sqlite3.Connection:

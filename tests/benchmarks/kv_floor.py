@@ -7,8 +7,8 @@ from pathlib import Path
 from sqlite3 import Connection
 
 from kvqueue_fastapi.keys import encode_key
-from tests.benchmarks.floor import PAYLOAD, SEND, SYNCED, connect, sent
-from tests.benchmarks.rows import Figures, Measure, Row
+from tests.benchmarks.floor import PAYLOAD, SEND, connect, sent
+from tests.benchmarks.rows import SYNCED, Figures, Measure, Row
 
 KEYS = [encode_key(("users", n)) for n in range(10_000)]
 VALUE = PAYLOAD.encode()

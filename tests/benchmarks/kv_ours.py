@@ -9,10 +9,9 @@ from pathlib import Path
 
 from kvqueue_fastapi import Kv
 from tests.benchmarks import kv_floor
-from tests.benchmarks.floor import SYNCED
 from tests.benchmarks.kv_floor import FEW, LISTED, MANY
 from tests.benchmarks.ours import ORDER, Order
-from tests.benchmarks.rows import Row
+from tests.benchmarks.rows import SYNCED, Row
 
 KEYS = [("users", n) for n in range(len(kv_floor.KEYS))]
 

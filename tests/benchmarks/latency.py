@@ -1,7 +1,6 @@
 """E: how long an idle queue takes from the call of a send to the start of its handler."""
 
 import asyncio
-import importlib.util
 import random
 import time
 from functools import partial
@@ -12,7 +11,7 @@ from injector import Inject, Injector, Module, singleton
 
 from kvqueue_fastapi import KvQueueModule, on_queue_message
 from tests.benchmarks import child, floor
-from tests.benchmarks.rows import Figures, Row
+from tests.benchmarks.rows import SYNCED, Figures, Row, not_installed, percentiles
 
 TYPE = "order.created"
 COUNT = 200
@@ -41,15 +40,6 @@ class Consumer:
 class ArrivalsModule(Module):
     def configure(self, binder: Any) -> None:
         binder.bind(Arrivals, scope=singleton)
-
-
-def percentiles(values: list[float]) -> Figures:
-    """The median and the 99th percentile of at least one value, in milliseconds."""
-    ordered = sorted(values)
-    return {
-        "p50_ms": ordered[len(ordered) // 2],
-        "p99_ms": ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))],
-    }
 
 
 async def send_now_and_then(path: Path, count: int, *, listen: bool) -> list[float]:
@@ -118,12 +108,6 @@ def two_commits(directory: Path, divisor: int) -> Figures:
     return percentiles(taken_ms[WARM_UP:])
 
 
-def no_package(name: str) -> str | None:
-    """Why a row that needs this package has to be skipped."""
-    return None if importlib.util.find_spec(name) else f"{name} is not installed"
-
-
-SYNCED = "each commit synced"
 ROWS = [
     Row("E", "two commits, no event loop", "floor", SYNCED, two_commits),
     Row("E", "in the process", "ours", SYNCED, in_process),
@@ -133,7 +117,7 @@ ROWS = [
         "ours",
         SYNCED,
         in_process_on_uvloop,
-        partial(no_package, "uvloop"),
+        partial(not_installed, "uvloop"),
     ),
     Row("E", "across two processes", "ours", SYNCED, across_processes),
 ]

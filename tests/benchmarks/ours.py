@@ -10,8 +10,8 @@ from injector import Binder, Inject, Injector, Module, singleton
 from pydantic import BaseModel
 
 from kvqueue_fastapi import KvQueue, KvQueueModule, on_queue_message
-from tests.benchmarks.floor import INSERT, PAYLOAD, SYNCED, TYPE
-from tests.benchmarks.rows import WARM_UP, Figures, Row
+from tests.benchmarks.floor import INSERT, PAYLOAD, TYPE
+from tests.benchmarks.rows import SYNCED, WARM_UP, Figures, Row
 
 
 class Order(BaseModel):

@@ -1,5 +1,6 @@
 """What a row of the benchmark is."""
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -7,6 +8,7 @@ from typing import NamedTuple
 Figures = dict[str, float]
 """What was measured, by name, such as {"per_s": 52_000} or {"p50_ms": 0.8, "p99_ms": 2.1}."""
 
+SYNCED = "each commit synced"
 WARM_UP = 10
 """Sends of a tenth of what is measured come first, everywhere."""
 
@@ -15,6 +17,21 @@ Measure = Callable[[Path, int], Figures]
 
 Args: an empty directory, and by what to divide the work (1: the whole; --quick: 20).
 """
+
+
+def percentiles(taken_ms: list[float]) -> Figures:
+    """The median and the 99th percentile of at least one value."""
+    ordered = sorted(taken_ms)
+    return {
+        "p50_ms": ordered[len(ordered) // 2],
+        "p99_ms": ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))],
+    }
+
+
+def not_installed(*modules: str) -> str | None:
+    """Which of the modules that a row needs has to be installed first; None: none."""
+    lacking = [module for module in modules if importlib.util.find_spec(module) is None]
+    return f"{', '.join(lacking)} not installed" if lacking else None
 
 
 def nothing_missing() -> str | None:

@@ -11,8 +11,7 @@ from urllib.parse import urlsplit
 
 from tests.benchmarks import load
 from tests.benchmarks.floor import INSERT, PAYLOAD
-from tests.benchmarks.latency import percentiles
-from tests.benchmarks.rows import Figures, Measure, Row
+from tests.benchmarks.rows import SYNCED, Figures, Measure, Row, percentiles
 from tests.benchmarks.served import TYPE, WORK_TYPE
 from tests.benchmarks.server import Server, serving
 
@@ -27,7 +26,6 @@ SHARED_WORK = 4_000
 """Messages that take their handler about a millisecond of a core."""
 WATCHED_S = 10
 PATIENCE_S = 120
-SYNCED = "each commit synced"
 IN_MEMORY = "in memory"
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.benchmarks import child
-from tests.benchmarks.rows import Figures, Row
+from tests.benchmarks.rows import SYNCED, Figures, Row
 
 TYPE, ANOTHER_TYPE = "order.created", "parcel.seen"
 READY, DELAYED = 0, 1
@@ -144,7 +144,6 @@ def first_start(directory: Path, divisor: int) -> Figures:
     return {"start_ms": statistics.median(one["start_ms"] for one in starts)}
 
 
-SYNCED = "each commit synced"
 ROWS = [
     Row(
         "I",

@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from tests.benchmarks.peers.handled import Handled, percentiles
+from tests.benchmarks.peers.handled import Handled
 from tests.benchmarks.peers.sizes import LEAST_S, WAIT_S, Sizes
-from tests.benchmarks.rows import WARM_UP, Figures, Row
+from tests.benchmarks.rows import WARM_UP, Figures, Row, percentiles
 
 
 class Peer(Protocol):
@@ -115,6 +115,6 @@ def _latency(opened: Opened, count: int, gap_s: float, directory: Path, divisor:
                 await peer.send()
                 await asyncio.wait_for(done.wait(), WAIT_S)
                 taken.append(handled.at - began)
-        return percentiles(taken[1:])
+        return percentiles([seconds * 1000 for seconds in taken[1:]])
 
     return asyncio.run(measure())

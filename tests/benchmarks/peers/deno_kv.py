@@ -6,9 +6,8 @@ import subprocess
 from functools import partial
 from pathlib import Path
 
-from tests.benchmarks.peers.message import not_installed
 from tests.benchmarks.peers.sizes import DEPTHS, LEAST_S, Sizes
-from tests.benchmarks.rows import Figures, Measure, Row
+from tests.benchmarks.rows import Figures, Measure, Row, not_installed
 
 SCRIPT = Path(__file__).with_suffix(".ts")
 TIMEOUT_S = 120

@@ -7,9 +7,9 @@ from typing import Any
 
 from tests.benchmarks.peers import asynchronous, servers
 from tests.benchmarks.peers.handled import Handled
-from tests.benchmarks.peers.message import MESSAGE, TYPE, not_installed
+from tests.benchmarks.peers.message import MESSAGE, TYPE
 from tests.benchmarks.peers.sizes import Sizes
-from tests.benchmarks.rows import Row
+from tests.benchmarks.rows import Row, not_installed
 
 BATCH = 100
 

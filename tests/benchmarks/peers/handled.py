@@ -53,11 +53,3 @@ class Handled:
         if self._count <= few or not few:
             raise TimeoutError(f"only {self._count} messages were handled")
         return {"per_s": (self._count - few) / (self.at - began)}
-
-
-def percentiles(taken_s: list[float]) -> Figures:
-    taken = sorted(taken_s)
-    return {
-        "p50_ms": taken[len(taken) // 2] * 1000,
-        "p99_ms": taken[int(len(taken) * 0.99)] * 1000,
-    }

@@ -8,9 +8,9 @@ from typing import Any
 
 from tests.benchmarks.peers import threaded
 from tests.benchmarks.peers.handled import Handled
-from tests.benchmarks.peers.message import MESSAGE, not_installed
+from tests.benchmarks.peers.message import MESSAGE
 from tests.benchmarks.peers.sizes import DEPTHS, Sizes
-from tests.benchmarks.rows import Row
+from tests.benchmarks.rows import Row, not_installed
 
 
 class Huey:

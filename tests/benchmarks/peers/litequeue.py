@@ -10,9 +10,9 @@ from typing import Any
 
 from tests.benchmarks.peers import threaded
 from tests.benchmarks.peers.handled import Handled
-from tests.benchmarks.peers.message import TEXT, not_installed
+from tests.benchmarks.peers.message import TEXT
 from tests.benchmarks.peers.sizes import DEPTHS, Sizes
-from tests.benchmarks.rows import Row
+from tests.benchmarks.rows import Row, not_installed
 
 POLL_S = 0.01
 """It has no way to wait for a message, and names no interval."""

@@ -7,9 +7,9 @@ from typing import Any
 
 from tests.benchmarks.peers import asynchronous, servers
 from tests.benchmarks.peers.handled import Handled
-from tests.benchmarks.peers.message import TEXT, TYPE, not_installed
+from tests.benchmarks.peers.message import TEXT, TYPE
 from tests.benchmarks.peers.sizes import Sizes
-from tests.benchmarks.rows import Row
+from tests.benchmarks.rows import Row, not_installed
 
 PAYLOAD = TEXT.encode()
 BATCH_SIZE = 1_000
