@@ -73,7 +73,8 @@ async def test_poison_takes_no_neighbour_with_it(
 
     assert [letter.id for letter in letters] == [poison]
     assert fleet.ledger.count("begun")[poison] == MAX_CRASHES
-    assert fleet.ledger.count("ended") == dict.fromkeys(before + after, 1)
+    # At least once: what ended just before a death may not have been settled.
+    assert fleet.ledger.count("ended").keys() == {*before, *after}
 
 
 async def test_two_poisons_die_and_all_others_live(
@@ -88,7 +89,7 @@ async def test_two_poisons_die_and_all_others_live(
         letters = await dead_letters(admin, 2)
 
     assert {letter.id: letter.crashes for letter in letters} == {first: 5, second: 5}
-    assert fleet.ledger.count("ended") == dict.fromkeys(innocent, 1)
+    assert fleet.ledger.count("ended").keys() == set(innocent)
 
 
 async def test_what_comes_while_poison_is_about_is_handled(
