@@ -59,7 +59,7 @@ async def test_a_kill_spends_no_retry(fleet: Fleet, queue: KvQueue, admin: KvQue
 async def test_everything_in_flight_comes_again_and_ends_once(
     fleet: Fleet, queue: KvQueue, admin: KvQueueAdmin
 ) -> None:
-    ids = await queue.send_messages([("work", {"seconds": 0.05})] * 20)
+    ids = await queue.send_messages([("work", {"seconds": 0.3})] * 20)
     for _ in range(3):
         doomed = await fleet.start(settings={"concurrency": 10})
         await fleet.until(lambda pid=doomed.pid: fleet.ledger.lines("begun", pid=pid))
