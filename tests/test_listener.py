@@ -653,3 +653,5 @@ async def test_what_becomes_due_between_two_looks_of_a_round_is_handled(
             is_held_up = True
             await bench.admin.resume("any")  # which has the listener look
             await seen.reach(number + 1)
+
+    assert seen == list(range(6))

@@ -210,6 +210,7 @@ class _Gathered:
             self._keys.read_for(looking)
 
     def add(self, index: int, write: AtomicWrite) -> None:
+        """Take a write that fails early, or answer why it is not to be done."""
         version = None
         if write.checks or write.mutations or write.settlements or write.versioned:
             try:
