@@ -13,6 +13,8 @@ from tests.crash.spans import Span, seconds_within, without
 
 DEATHS: Final = frozenset({"SIGKILL", "dying"})
 FREEZES: Final = frozenset({"SIGSTOP", "SIGSTOP within a commit"})
+LAST_S: Final = 0.05
+"""From a process's word that it dies to its death, at the most."""
 ENDS: Final = frozenset({"ended", "failed", "cancelled", "dying"})
 
 
@@ -95,7 +97,9 @@ class History:
         """
         for fault in self.faults[pid]:
             is_mortal = fault.event in DEATHS | FREEZES
-            if is_mortal and fault.at <= window.end and fault.until >= window.begin:
+            # It says so just before it dies, and its threads may begin something in between.
+            until = fault.until + LAST_S * (fault.event == "dying")
+            if is_mortal and fault.at <= window.end and until >= window.begin:
                 return fault.event
         has_left = any(window.holds(at) for at in self._left[pid])
         if has_left and any(seconds_within([span], window) for span in self.locked):

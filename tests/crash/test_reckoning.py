@@ -193,6 +193,25 @@ def test_second_delivery_after_a_kill_is_explained(story: Story) -> None:
     assert report.figures["delivered again"] == "SIGKILL 1"
 
 
+@pytest.mark.parametrize(("begun_at", "count"), [(10.52, 0), (10.6, 1)])
+def test_thread_may_begin_between_a_process_s_last_word_and_its_death(
+    story: Story, begun_at: float, count: int
+) -> None:
+    for number, at in ((1, begun_at), (2, 10.4)):
+        story.sent(number, at=10)
+        story.claimed(number, at=10.3)
+        story.did("begun", number, at=at)
+    story.did("dying", 2, at=10.5)
+    for number in (1, 2):
+        story.taken_away(number, at=10.7)
+        story.claimed(number, at=10.7, pid=TWO, attempt=2, crashes=1)
+        story.did("begun", number, at=10.7, pid=TWO, attempt=2)
+        story.did("ended", number, at=10.8, pid=TWO, attempt=2)
+        story.removed(number, at=10.8, pid=TWO, attempt=2)
+
+    assert len(found(story)) == count
+
+
 def test_delivery_after_a_success_is_found_unless_its_process_died_before_it_was_told(
     story: Story,
 ) -> None:
