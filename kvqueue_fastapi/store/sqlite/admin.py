@@ -3,39 +3,24 @@
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
-import pydantic_core
-
-from kvqueue_fastapi.codec import decode_options
-from kvqueue_fastapi.errors import PayloadError
 from kvqueue_fastapi.model import (
-    AttemptError,
     ListenerRecord,
     MessageRecord,
-    Options,
     Query,
     Send,
     State,
     TypeCounts,
 )
 from kvqueue_fastapi.store.base import Clock
+from kvqueue_fastapi.store.records import STATES, record_of, state_of, types_of
 from kvqueue_fastapi.store.sqlite import sends
 from kvqueue_fastapi.store.sqlite import statements as sql
 from kvqueue_fastapi.store.sqlite.reader import Reader
 
 R = TypeVar("R")
 
-STATES: Final = (
-    State.READY,
-    State.DELAYED,
-    State.BLOCKED,
-    State.RUNNING,
-    State.QUARANTINED,
-    State.ISOLATED,
-    State.DEAD,
-)
-"""By the number that is stored."""
 _RUNNING: Final = 3
 
 
@@ -60,7 +45,7 @@ class SqliteAdmin:
         states: defaultdict[str, dict[State, int]] = defaultdict(dict)
         oldest: dict[str, int] = {}
         for kind, state, count, sent_at_ms in await self._reader.fetch_all(sql.COUNT_MESSAGES, {}):
-            states[kind][_state(state)] = states[kind].get(_state(state), 0) + count
+            states[kind][state_of(state)] = states[kind].get(state_of(state), 0) + count
             oldest[kind] = min(sent_at_ms, oldest.get(kind, sent_at_ms))
         for kind, count in await self._reader.fetch_all(sql.COUNT_DEAD_LETTERS, {}):
             states[kind][State.DEAD] = count
@@ -92,7 +77,7 @@ class SqliteAdmin:
         """A message or dead letter."""
         for statement in (sql.SHOW_MESSAGE, sql.SHOW_DEAD_LETTER):
             for row in await self._reader.fetch_all(statement, {"id": message_id}):
-                return _record(row)
+                return record_of(row)
         return None
 
     async def dead_ids(self, message_type: str, *, after: int, limit: int) -> list[int]:
@@ -124,7 +109,7 @@ class SqliteAdmin:
                 host=row[1],
                 pid=row[2],
                 since_ms=row[3],
-                types=_types(row[4]),
+                types=types_of(row[4]),
                 running=row[5],
             )
             for row in rows
@@ -139,7 +124,7 @@ class SqliteAdmin:
             "after": query.after,
             "limit": query.limit,
         }
-        return [_record(row) for row in await self._reader.fetch_all(statement, names)]
+        return [record_of(row) for row in await self._reader.fetch_all(statement, names)]
 
 
 def _requeue(
@@ -179,64 +164,3 @@ def _discard(
             connection.execute(sql.FORGET_IDEMPOTENT, names)
     sends.promote_heads(connection, ordering_keys, now_ms)
     return gone
-
-
-def _record(row: Sequence[Any]) -> MessageRecord:
-    options = _options(row[4])
-    return MessageRecord(
-        id=row[0],
-        type=row[1],
-        data=_json(row[2]),
-        state=_state(row[3]),
-        headers=options.headers,
-        priority=row[5],
-        ordering_key=row[6],
-        attempt=row[7],
-        crashes=row[8],
-        sent_at_ms=row[9],
-        due_at_ms=row[10],
-        errors=_errors(row[11]),
-        reason=row[12],
-        requeued_from=row[13],
-        deferrals=row[14],
-    )
-
-
-def _state(number: int) -> State:
-    # A foreign program may have stored any number; what is no state is never claimed.
-    return STATES[number] if 0 <= number < len(STATES) else State.BLOCKED
-
-
-def _options(text: str | None) -> Options:
-    try:
-        return decode_options(text)
-    except PayloadError:  # a foreign program wrote it; the rest is still worth showing
-        return Options()
-
-
-def _json(text: str) -> Any:
-    try:
-        return pydantic_core.from_json(text)
-    except ValueError:
-        return text
-
-
-def _errors(text: str | None) -> tuple[AttemptError, ...]:
-    entries = _json(text or "[]")
-    if not isinstance(entries, list):
-        return ()
-    return tuple(filter(None, map(_error, entries)))
-
-
-def _error(entry: Any) -> AttemptError | None:
-    try:
-        error = AttemptError(**entry)
-    except TypeError:  # a foreign program wrote it
-        return None
-    kinds = [type(one) for one in (error.attempt, error.at_ms, error.text, error.trace)]
-    return error if kinds == [int, int, str, str] else None
-
-
-def _types(text: str) -> tuple[str, ...]:
-    types = _json(text)
-    return tuple(one for one in types if isinstance(one, str)) if isinstance(types, list) else ()

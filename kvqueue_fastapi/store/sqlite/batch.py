@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from kvqueue_fastapi.errors import KvQueueError, LeaseLostError, StoreBusyError, StoreError
 from kvqueue_fastapi.model import AtomicWrite, Claimed, Committed, Outcome, Send, Settlement
 from kvqueue_fastapi.store.base import ClaimRequest, Clock, Request, SettleRequest
+from kvqueue_fastapi.store.effects import may_change, writes_keys
+from kvqueue_fastapi.store.key_table import Changes
 from kvqueue_fastapi.store.sqlite import statements as sql
 from kvqueue_fastapi.store.sqlite.claims import claim, make_ready
 from kvqueue_fastapi.store.sqlite.connection import (
@@ -15,7 +17,7 @@ from kvqueue_fastapi.store.sqlite.connection import (
     patiently,
     store_error,
 )
-from kvqueue_fastapi.store.sqlite.keys import Changes, Keys
+from kvqueue_fastapi.store.sqlite.keys import Keys
 from kvqueue_fastapi.store.sqlite.leases import Undertaker
 from kvqueue_fastapi.store.sqlite.sends import insert, insert_once, insert_plain, is_plain
 from kvqueue_fastapi.store.sqlite.settlements import settle_singly, settle_together
@@ -251,7 +253,7 @@ class _Gathered:
 def _settle(
     connection: sqlite3.Connection, request: SettleRequest, gathered: _Gathered, now_ms: int
 ) -> list[bool]:
-    if any(map(_writes_keys, request.settlements)):
+    if any(map(writes_keys, request.settlements)):
         gathered.flush()
     held = settle_together(connection, request.settlements, now_ms)
     if held is None:
@@ -315,42 +317,3 @@ def _tell_of_claims(requests: Sequence[Request], answers: Sequence[Any]) -> None
     for request, answer in zip(requests, answers, strict=True):
         if isinstance(answer, Claimed) and isinstance(request, ClaimRequest) and request.taken:
             request.taken(answer)
-
-
-def may_change(requests: Sequence[Request]) -> tuple[bool, bool]:
-    """Whether something may have become claimable, and whether a key may read otherwise."""
-    changed = keys_changed = False
-    for request in requests:
-        if isinstance(request, AtomicWrite):
-            changed = changed or bool(request.sends or request.settlements)
-            keys_changed = keys_changed or bool(request.mutations)
-            settlements = request.settlements
-        elif isinstance(request, SettleRequest):
-            settlements = request.settlements
-            changed = changed or any(map(_frees, settlements))
-        else:
-            continue
-        if settlements and not keys_changed:
-            keys_changed = any(map(_writes_keys, settlements))
-    return changed, keys_changed
-
-
-def types_sent(requests: Sequence[Request]) -> set[str] | None:
-    """The types of what may have become claimable; None: they are not known."""
-    types: set[str] = set()
-    for request in requests:
-        if isinstance(request, AtomicWrite):
-            if request.settlements:
-                return None
-            types.update([send.type for send in request.sends])
-        elif isinstance(request, SettleRequest) and any(map(_frees, request.settlements)):
-            return None
-    return types
-
-
-def _writes_keys(settlement: Settlement) -> bool:
-    return settlement.outcome is Outcome.DEAD
-
-
-def _frees(settlement: Settlement) -> bool:
-    return settlement.outcome is not Outcome.DONE or settlement.ordering_key is not None

@@ -2,11 +2,11 @@
 
 import sqlite3
 
-from kvqueue_fastapi.codec import decode_options, decode_payload, envelope, is_envelope, json_text
-from kvqueue_fastapi.errors import PayloadError, StoreError
-from kvqueue_fastapi.model import BARE_TYPE, Encoding, Failure, KvSet
+from kvqueue_fastapi.errors import StoreError
+from kvqueue_fastapi.model import Failure
 from kvqueue_fastapi.store.sqlite import statements as sql
 from kvqueue_fastapi.store.sqlite.keys import write_keys
+from kvqueue_fastapi.store.undelivered import undelivered_sets
 
 Row = tuple[int, str, str, str | None, str | None, int]
 """Of a message: id, type, data, options, ordering_key, crashes."""
@@ -25,10 +25,8 @@ def bury(
         crashes: to be added to those on its record.
     """
     message_id, message_type, data, options, _, _ = row
-    value = _undelivered_value(message_type, data)
-    sets = [KvSet(key, value, Encoding.JSON) for key in _undelivered_keys(options)]
     try:
-        write_keys(connection, sets, now_ms)
+        write_keys(connection, undelivered_sets(message_type, data, options), now_ms)
     except StoreError as error:  # nothing was written, and the message must still have its end
         why = f"{failure.text}; its keys_if_undelivered were not written: {error}"
         failure = failure._replace(text=why)
@@ -43,19 +41,3 @@ def bury(
         },
     )
     connection.execute(sql.DELETE_MESSAGE, {"id": message_id})
-
-
-def _undelivered_value(message_type: str, data: str) -> bytes:
-    """What `Kv.enqueue` would send again."""
-    text = json_text(data)
-    # What only looks like an envelope, such as a model, needs one to come back as it is.
-    if message_type != BARE_TYPE or is_envelope(decode_payload(text, None)):
-        text = envelope(message_type, data)
-    return text.encode()
-
-
-def _undelivered_keys(options: str | None) -> tuple[bytes, ...]:
-    try:
-        return decode_options(options).keys_if_undelivered
-    except PayloadError:  # a foreign program wrote it; its reason is in the dead letter
-        return ()

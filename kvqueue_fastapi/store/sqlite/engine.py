@@ -26,6 +26,8 @@ from kvqueue_fastapi.store.base import (
     Request,
     SettleRequest,
 )
+from kvqueue_fastapi.store.key_table import stored
+from kvqueue_fastapi.store.offers import Offers
 from kvqueue_fastapi.store.sqlite import statements as sql
 from kvqueue_fastapi.store.sqlite.admin import SqliteAdmin
 from kvqueue_fastapi.store.sqlite.batch import Answers, Batch
@@ -38,11 +40,10 @@ from kvqueue_fastapi.store.sqlite.connection import (
 )
 from kvqueue_fastapi.store.sqlite.database_thread import DatabaseThread
 from kvqueue_fastapi.store.sqlite.forks import OpenFile
-from kvqueue_fastapi.store.sqlite.keys import in_parts, stored
+from kvqueue_fastapi.store.sqlite.keys import in_parts
 from kvqueue_fastapi.store.sqlite.leases import Undertaker, extend
 from kvqueue_fastapi.store.sqlite.listeners import Listeners
 from kvqueue_fastapi.store.sqlite.location import MEMORY, SameFile, path_of, refuse_network
-from kvqueue_fastapi.store.sqlite.offers import Offers
 from kvqueue_fastapi.store.sqlite.reader import FileReader, Reader, ThreadReader
 from kvqueue_fastapi.store.sqlite.schema import migrate, the_row
 from kvqueue_fastapi.store.sqlite.sweeps import sweep

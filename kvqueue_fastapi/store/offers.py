@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from kvqueue_fastapi.model import Claimed
 from kvqueue_fastapi.store.base import MAX_WANTED, ClaimRequest, Request
-from kvqueue_fastapi.store.sqlite.batch import may_change, types_sent
+from kvqueue_fastapi.store.effects import may_change, types_sent
 from kvqueue_fastapi.store.writer import WriteBatch
 
 Wake = Callable[[], None]
