@@ -52,8 +52,8 @@ class KvQueueSettings(BaseSettings):
     url: str = Field(
         default="kvqueue.db",
         min_length=1,
-        description="Where the store is: a path, sqlite:///relative, sqlite:////absolute or "
-        ":memory:.",
+        description="Where the store is: a path, sqlite:///relative, sqlite:////absolute, :memory: "
+        "or postgresql://user:password@host/database.",
     )
     listen: bool = Field(
         default=True, description="Whether this process handles messages; False: it only sends."
@@ -138,6 +138,23 @@ class KvQueueSettings(BaseSettings):
     sqlite_synchronous: Literal["FULL", "NORMAL", "EXTRA"] = Field(
         default="FULL",
         description="SQLite's PRAGMA synchronous; NORMAL may lose the last sends when power goes.",
+    )
+    postgres_schema: str = Field(
+        default="kvqueue",
+        pattern=r"^[A-Za-z_][A-Za-z0-9_$]{0,62}$",
+        description="PostgreSQL's schema that the tables are in.",
+    )
+    postgres_listen_url: str | None = Field(
+        default=None,
+        min_length=1,
+        description="A PostgreSQL URL that leads straight to the server, where the other one "
+        "leads to a pooler such as PgBouncer, through which nobody can LISTEN.",
+    )
+    postgres_pool_size: int = Field(
+        default=5,
+        ge=1,
+        le=100,
+        description="Connections to PostgreSQL at the most, beside one that listens.",
     )
 
 

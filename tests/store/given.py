@@ -1,7 +1,12 @@
 """What the store's tests are given: a clock set by hand, and short words for the verbs."""
 
+import asyncio
+import time
 from typing import Any
 
+import pytest
+
+from kvqueue_fastapi.errors import StoreError
 from kvqueue_fastapi.model import (
     AtomicWrite,
     Claim,
@@ -14,6 +19,8 @@ from kvqueue_fastapi.model import (
 )
 from kvqueue_fastapi.store import AnyStore
 from kvqueue_fastapi.store.base import ClaimRequest
+from kvqueue_fastapi.store.postgres.engine import PostgresStore
+from kvqueue_fastapi.store.sqlite.engine import SqliteStore
 
 LEASE_MS = 30_000
 DAY_MS = 86_400_000
@@ -84,3 +91,56 @@ async def shown(store: AnyStore, message_id: int) -> MessageRecord:
     record = await store.admin.show(message_id)
     assert record is not None
     return record
+
+
+async def count_rows(store: AnyStore, table: str) -> int:
+    """Also those that no verb shows."""
+    is_sqlite = isinstance(store, SqliteStore)
+    where = table if is_sqlite else f"{{schema}}.{table}"
+    values: Any = ({},) if is_sqlite else ()
+    rows = await store._fetch(f"SELECT count(*) FROM {where}", *values)
+    return int(rows[0][0])
+
+
+def spoil_batches(store: AnyStore, patch: pytest.MonkeyPatch) -> None:
+    """Let what is done together fail, so that each is done alone."""
+    if isinstance(store, SqliteStore):
+        patch.setattr(store._batch, "_remember_types", _refuse)
+        return
+    together = store._lanes._together
+
+    async def alone(changes: Any, ids: Any, claims: Any) -> Any:
+        if len(changes) + len(claims) > 1:
+            _refuse()
+        return await together(changes, ids, claims)
+
+    patch.setattr(store._lanes, "_together", alone)
+
+
+def spoil_writing(store: AnyStore, patch: pytest.MonkeyPatch) -> None:
+    """Let nothing be written, with a StoreError."""
+    if isinstance(store, SqliteStore):
+        patch.setattr(store._batch, "apply", _refuse)
+    else:
+        patch.setattr(store._lanes, "_apply", _refuse)
+
+
+def _refuse(*_names: object) -> None:
+    raise StoreError("no such luck")
+
+
+async def is_quiet(store: AnyStore) -> None:
+    """Behind the first look at what other processes have written."""
+    if isinstance(store, SqliteStore):
+        store.extend([], LEASE_MS)
+    else:
+        await asyncio.to_thread(_hears, store)
+    await asyncio.sleep(0)
+
+
+def _hears(store: PostgresStore) -> None:
+    deadline = time.monotonic() + 5
+    while not store._notices._ready.is_set():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    store.extend([], LEASE_MS)

@@ -159,6 +159,6 @@ async def _have(store: AnyStore, *, version: int | None) -> list[bool]:
 
 
 async def _value(store: AnyStore, key: bytes) -> object:
-    names = {"key": key, "now_ms": 0}
-    rows = await store._fetch("SELECT value FROM kvqueue_kv WHERE key = :key", names)
-    return json.loads(rows[0][0])
+    (found,) = await store.get([key])
+    assert found is not None
+    return json.loads(found.value)

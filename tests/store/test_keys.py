@@ -24,7 +24,7 @@ from kvqueue_fastapi.model import (
 )
 from kvqueue_fastapi.store import AnyStore
 from kvqueue_fastapi.store.base import MAX_READ_KEYS
-from tests.store.given import ManualClock, claim, ending, mail, send
+from tests.store.given import ManualClock, claim, count_rows, ending, mail, send
 
 
 async def write(store: AnyStore, *mutations: Mutation) -> Committed:
@@ -176,8 +176,7 @@ async def test_what_has_expired_goes_with_the_writes_that_follow(
     for n in range(5):
         await write(store, KvSet(b"k%d" % n, b"1"))
 
-    count = "SELECT count(*) FROM kvqueue_kv"
-    assert store._thread.call(lambda c: c.execute(count).fetchone()) == (5,)
+    assert await count_rows(store, "kvqueue_kv") == 5
 
 
 async def test_key_watchers_are_woken_by_what_may_change_keys(store: AnyStore) -> None:

@@ -145,8 +145,8 @@ async def test_isolated_message_comes_only_when_it_is_asked_for_by_itself(
         ClaimRequest([Wanted("mail", 9)], limit=9, lease_ms=LEASE_MS, isolated=True)
     )
 
-    assert ([one.id for one in told.claims], told.isolated) == ([sound], ["mail"])
-    assert ([one.id for one in alone.claims], alone.isolated) == ([isolated], ())
+    assert ([one.id for one in told.claims], list(told.isolated)) == ([sound], ["mail"])
+    assert ([one.id for one in alone.claims], list(alone.isolated)) == ([isolated], [])
 
 
 async def test_isolated_messages_come_one_at_a_time_by_their_due_time_over_types(

@@ -9,7 +9,19 @@ from kvqueue_fastapi.errors import StoreError
 from kvqueue_fastapi.model import AtomicWrite, Check, Claimed, Outcome, Send, Wanted
 from kvqueue_fastapi.store import AnyStore
 from kvqueue_fastapi.store.base import ClaimRequest
-from tests.store.given import LEASE_MS, claim, claimed_ids, ending, mail, once, send, settle
+from tests.store.given import (
+    LEASE_MS,
+    claim,
+    claimed_ids,
+    ending,
+    is_quiet,
+    mail,
+    once,
+    send,
+    settle,
+    spoil_batches,
+    spoil_writing,
+)
 
 
 def ignore() -> None: ...
@@ -99,8 +111,7 @@ async def test_only_who_made_no_offer_is_woken_by_what_it_takes(store: AnyStore)
 
     store.subscribe(first)
     store.subscribe(second)
-    store.extend([], LEASE_MS)  # behind the first look at what others have written
-    await asyncio.sleep(0)
+    await is_quiet(store)
     woken.clear()
 
     await answer_of_a_send(store, offer(store, wake=first))
@@ -123,8 +134,7 @@ async def test_who_made_an_offer_is_woken_by_more_than_it_names(store: AnyStore)
         woken.append("woken")
 
     store.subscribe(wake)
-    store.extend([], LEASE_MS)
-    await asyncio.sleep(0)
+    await is_quiet(store)
     woken.clear()
     offered = offer(store, wake=wake)
 
@@ -177,11 +187,8 @@ async def test_offer_in_a_batch_that_is_done_one_by_one_still_comes_last(store: 
     assert await claimed_ids(store) == [kept]
     offered = offer(store)
 
-    def refuse(*_names: object) -> None:
-        raise RuntimeError("not together")
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store._batch, "_remember_types", refuse)
+        spoil_batches(store, patch)
         ids = await send(store, mail())
 
     assert [one.id for one in (await answer(offered)).claims] == ids
@@ -190,11 +197,8 @@ async def test_offer_in_a_batch_that_is_done_one_by_one_still_comes_last(store: 
 async def test_offer_shares_the_error_of_a_batch_that_cannot_be_written(store: AnyStore) -> None:
     offered = offer(store)
 
-    def refuse(*_names: object) -> None:
-        raise StoreError("no such luck")
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store._batch, "apply", refuse)
+        spoil_writing(store, patch)
         with pytest.raises(StoreError, match="no such luck"):
             await send(store, mail())
 

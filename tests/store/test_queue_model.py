@@ -5,6 +5,7 @@ after each step.
 """
 
 import asyncio
+import secrets
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -12,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from hypothesis import given
+from hypothesis import HealthCheck, given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
@@ -34,6 +35,7 @@ from kvqueue_fastapi.model import (
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import AnyStore, open_store
 from kvqueue_fastapi.store.base import ClaimRequest
+from kvqueue_fastapi.store.postgres.engine import PostgresStore
 from tests.store.given import ManualClock, ending
 from tests.store.queue_model import UNFINISHED, Place, QueueModel
 
@@ -127,9 +129,12 @@ class Play:
         claims: all that were ever made.
     """
 
-    def __init__(self, data: st.DataObject, *urls: str) -> None:
+    def __init__(
+        self, data: st.DataObject, *urls: str, settings: KvQueueSettings = SETTINGS
+    ) -> None:
         self.draw = data.draw
         self.urls = urls
+        self.settings = settings
         self.stores: deque[AnyStore] = deque()
         self.clock = ManualClock()
         self.model = QueueModel(self.clock, SETTINGS)
@@ -154,7 +159,7 @@ class Play:
 
     async def open(self) -> None:
         for url in self.urls:
-            self.stores.append(await open_store(url, SETTINGS, self.clock))
+            self.stores.append(await open_store(url, self.settings, self.clock))
 
     async def close(self) -> None:
         while self.stores:
@@ -188,6 +193,14 @@ class Play:
 
     async def do(self, *calls: Call) -> None:
         """Call all at once, claims last: the store may do them in one transaction."""
+        if isinstance(self.store, PostgresStore):
+            # There, what is asked for at once is done in several transactions, in any order.
+            for call in calls:
+                await self.do_together(call)
+        else:
+            await self.do_together(*calls)
+
+    async def do_together(self, *calls: Call) -> None:
         answers = await asyncio.gather(*map(self.answer, calls), return_exceptions=True)
         for call, answer in zip(calls, answers, strict=True):
             self.compare_answer(call, answer)
@@ -334,3 +347,11 @@ def test_queue_in_a_file_with_two_openings_keeps_its_rules(data: st.DataObject) 
     with TemporaryDirectory() as folder:
         url = str(Path(folder, "queue.db"))
         asyncio.run(Play(data, url, url).run())
+
+
+@effort(EFFORT, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_queue_on_postgres_keeps_its_rules(postgres_url: str, data: st.DataObject) -> None:
+    schema = f"play_{secrets.token_hex(6)}"
+    settings = SETTINGS.model_copy(update={"postgres_schema": schema})
+    asyncio.run(Play(data, postgres_url, settings=settings).run())

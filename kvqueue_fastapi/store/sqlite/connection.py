@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import Final, TypeVar
 
 from kvqueue_fastapi.errors import StoreBusyError, StoreError
+from kvqueue_fastapi.store.outages import Outages
 from kvqueue_fastapi.store.sqlite.location import MEMORY
-from kvqueue_fastapi.store.sqlite.outages import Outages
 from kvqueue_fastapi.store.sqlite.statements import BEGIN, COMMIT, ROLLBACK
 
 R = TypeVar("R")
@@ -84,7 +84,7 @@ def store_error(error: sqlite3.Error, path: str) -> StoreError:
     """What a database's own error is to a caller."""
     if is_busy(error):
         return StoreBusyError(f"{path}: another program holds the database ({error}).")
-    remedy = _REMEDIES.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, "")
+    remedy = _REMEDIES.get(_error_code(error), "")
     return StoreError(f"{path}: {error}.{remedy}")
 
 
@@ -101,10 +101,17 @@ _REMEDIES: Final = {
 }
 
 
+_OF_THE_DISK: Final = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)
+
+
 def is_busy(error: sqlite3.Error) -> bool:
     """Whether another connection holds a lock that we need."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    code = _error_code(error)
     return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _error_code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def patiently(attempt: Callable[[], R], patience: Patience) -> R:
@@ -173,8 +180,8 @@ class WriteTransaction:
         self._connection.execute(COMMIT)
 
     def _end(self, error: BaseException) -> None:
-        if isinstance(error, sqlite3.Error):
-            self._patience.outages.has_failed(error)
+        if isinstance(error, sqlite3.Error) and _error_code(error) in _OF_THE_DISK:
+            self._patience.outages.has_failed()
         if self._connection.in_transaction:
             self._connection.execute(ROLLBACK)
 

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from kvqueue_fastapi.model import Failure
 from kvqueue_fastapi.store.base import SUSPECT_CRASHES
+from kvqueue_fastapi.store.outages import Outages
 from kvqueue_fastapi.store.sqlite import statements as sql
 from kvqueue_fastapi.store.sqlite.dead_letters import Row, bury
-from kvqueue_fastapi.store.sqlite.outages import Outages
 from kvqueue_fastapi.store.sqlite.sends import promote_heads
 
 SLICE: Final = 1_000

@@ -15,7 +15,7 @@ from kvqueue_fastapi.model import Claim, Claimed, Wanted
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import AnyStore, open_store
 from kvqueue_fastapi.store.base import ClaimRequest
-from kvqueue_fastapi.store.sqlite.outages import GRACE_S
+from kvqueue_fastapi.store.outages import GRACE_S
 from tests.store.given import LEASE_MS, ManualClock, claim, ending, mail, send
 
 Verb = Callable[[AnyStore], Awaitable[Any]]

@@ -1,7 +1,9 @@
-"""Times in which nobody could write, so that none who lived through one is taken for dead."""
+"""Times in which nobody could write, the same for every engine.
+
+None who lived through one is to be taken for dead.
+"""
 
 import math
-import sqlite3
 import time
 from typing import Final
 
@@ -16,7 +18,8 @@ _UNSEEN_SHARE: Final = 0.4
 class Outages:
     """Remembers when this process could not write, which holds for all others as well.
 
-    While another program holds the lock, or the disk is full, no holder can prolong a lease.
+    While another program holds the lock, the disk is full or the server is away, no holder can
+    prolong a lease.
     When that is over, each has a moment for it before leases that ran out meanwhile are ended.
     A process that was itself frozen has seen no others prolong theirs, and waits as well.
 
@@ -24,7 +27,7 @@ class Outages:
         lease_s: how long a lease lasts.
 
     Attributes:
-        lasts: whether the disk refuses what is written.
+        lasts: whether what is written is refused now.
     """
 
     def __init__(self, lease_s: float) -> None:
@@ -46,15 +49,12 @@ class Outages:
         if self.lasts:
             self.lasts, self._over_at = False, time.monotonic()
 
-    def has_failed(self, error: sqlite3.Error) -> None:
-        """A transaction has failed; where the disk is to blame, an outage begins."""
-        self.lasts = self.lasts or getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_DISK
+    def has_failed(self) -> None:
+        """A transaction has failed in a way in which those of all others would."""
+        self.lasts = True
 
     def grace_s(self) -> float:
         """For how long leases that ran out are not to be ended."""
         if self.lasts:
             return self._grace_s
         return max(0.0, self._over_at + self._grace_s - time.monotonic())
-
-
-_OF_THE_DISK: Final = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)

@@ -1,0 +1,222 @@
+"""The keeper's verbs on PostgreSQL."""
+
+import json
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final, Protocol, TypeVar
+
+from kvqueue_fastapi.model import (
+    ListenerRecord,
+    MessageRecord,
+    Query,
+    Send,
+    State,
+    TypeCounts,
+)
+from kvqueue_fastapi.store.postgres import locks
+from kvqueue_fastapi.store.postgres import statements as sql
+from kvqueue_fastapi.store.postgres.connection import Row
+from kvqueue_fastapi.store.postgres.holds import Held
+from kvqueue_fastapi.store.postgres.ids import Ids
+from kvqueue_fastapi.store.postgres.sends import insert, promote_heads
+from kvqueue_fastapi.store.postgres.sessions import Sessions, Transaction
+from kvqueue_fastapi.store.records import STATES, record_of, state_of
+
+R = TypeVar("R")
+
+_RUNNING: Final = 3
+
+
+class Run(Protocol):
+    """Runs what talks to the server in the database's event loop."""
+
+    async def __call__(self, work: Callable[[], Coroutine[Any, Any, R]]) -> R:
+        """Run it and return what it returns."""
+        ...
+
+
+class PostgresAdmin:
+    """Looks into the store and puts it right.
+
+    Args:
+        sessions: where to ask.
+        run: how to get there.
+        changed: called when something may have become claimable.
+        ids: where requeued messages get their numbers.
+        now_ms: when; None: the server knows.
+    """
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        run: Run,
+        changed: Callable[[], None],
+        ids: Ids,
+        now_ms: Callable[[], int | None],
+    ) -> None:
+        self._sessions = sessions
+        self._run = run
+        self._changed = changed
+        self._ids = ids
+        self._now_ms = now_ms
+
+    async def counts(self) -> list[TypeCounts]:
+        """One for each type that was ever sent or paused, or that a listener handles."""
+        states: defaultdict[str, dict[State, int]] = defaultdict(dict)
+        ages: dict[str, int] = {}
+        for kind, state, count, age_ms in await self._look(sql.COUNT_MESSAGES, self._now_ms()):
+            states[kind][state_of(state)] = states[kind].get(state_of(state), 0) + count
+            ages[kind] = max(age_ms, ages.get(kind, age_ms))
+        for kind, count in await self._look(sql.COUNT_DEAD_LETTERS):
+            states[kind][State.DEAD] = count
+        known = {row[0] for row in await self._look(sql.KNOWN_TYPES)}
+        paused = {row[0] for row in await self._look(sql.PAUSED_TYPES)}
+        handled = {row[0] for row in await self._look(sql.LISTENED_TYPES)}
+        return [
+            TypeCounts(
+                type=kind,
+                **{state.value: states[kind].get(state, 0) for state in STATES},
+                oldest_age_s=ages[kind] / 1000 if kind in ages else None,
+                paused=kind in paused,
+                handled=kind in handled,
+            )
+            for kind in sorted({*states, *known, *handled})
+        ]
+
+    async def list_messages(self, query: Query) -> list[MessageRecord]:
+        """Those that wait or run, by id."""
+        state = None if query.state is None else STATES.index(query.state)
+        return await self._list(sql.LIST_MESSAGES, query, state)
+
+    async def list_dead_letters(self, query: Query) -> list[MessageRecord]:
+        """Dead letters, by id."""
+        return await self._list(sql.LIST_DEAD_LETTERS, query)
+
+    async def show(self, message_id: int) -> MessageRecord | None:
+        """A message or dead letter."""
+        for statement in (sql.SHOW_MESSAGE, sql.SHOW_DEAD_LETTER):
+            for row in await self._look(statement, message_id):
+                return record_of(row)
+        return None
+
+    async def dead_ids(self, message_type: str, *, after: int, limit: int) -> list[int]:
+        """The ids of a type's dead letters behind `after`, in order."""
+        rows = await self._look(sql.DEAD_IDS_OF_TYPE, message_type, after, limit)
+        return [row[0] for row in rows]
+
+    async def requeue(self, message_ids: Sequence[int]) -> dict[int, int]:
+        """Send dead letters again, at the tail of their keys. Returns their new ids."""
+        return await self._transact(
+            lambda transaction: self._requeue(transaction, list(dict.fromkeys(message_ids)))
+        )
+
+    async def discard(self, message_ids: Sequence[int]) -> dict[int, bool]:
+        """Remove messages and dead letters for good. Running ones stay."""
+        return await self._transact(
+            lambda transaction: self._discard(transaction, list(dict.fromkeys(message_ids)))
+        )
+
+    async def set_paused(self, message_type: str, *, paused: bool) -> None:
+        """Stop or resume claiming of a type, in every process."""
+        now_ms = self._now_ms()
+        await self._run(
+            lambda: self._sessions.attempt(
+                lambda session: session.fetch(sql.SET_PAUSED, now_ms, message_type, paused)
+            )
+        )
+        self._changed()
+
+    async def listeners(self) -> list[ListenerRecord]:
+        """The processes that listen."""
+        return [
+            ListenerRecord(
+                id=row[0],
+                host=row[1],
+                pid=row[2],
+                since_ms=row[3],
+                types=tuple(row[4]),
+                running=row[5],
+            )
+            for row in await self._look(sql.LISTENERS)
+        ]
+
+    async def _look(self, statement: str, *values: Any) -> Sequence[Row]:
+        return await self._run(
+            lambda: self._sessions.look(lambda session: session.fetch(statement, *values))
+        )
+
+    async def _transact(self, work: Callable[[Transaction], Awaitable[R]]) -> R:
+        result = await self._run(lambda: self._sessions.transact(work))
+        self._changed()
+        return result
+
+    async def _list(self, statement: str, query: Query, *state: Any) -> list[MessageRecord]:
+        found: list[MessageRecord] = []
+        after = query.after
+        # What is sought may be in the names of the errors' parts, too: that is not meant.
+        escaped = None if query.search is None else json.dumps(query.search, ensure_ascii=False)
+        while len(found) < query.limit:
+            limit = query.limit - len(found)
+            rows = await self._look(
+                statement,
+                after,
+                query.type,
+                query.ordering_key,
+                query.search,
+                escaped and escaped[1:-1],
+                limit,
+                *state,
+            )
+            found += [
+                record for row in rows if _matches(row[2], record := record_of(row), query.search)
+            ]
+            if len(rows) < limit:
+                break
+            after = rows[-1][0]
+        return found
+
+    async def _requeue(self, transaction: Transaction, wanted: Sequence[int]) -> dict[int, int]:
+        keys = [row[0] for row in await transaction.fetch(sql.DEAD_LETTER_KEYS, wanted)]
+        now_ms = await self._lock(transaction, keys)
+        rows = {row[0]: row for row in await transaction.fetch(sql.TAKE_DEAD_LETTERS, wanted)}
+        old = [message_id for message_id in wanted if message_id in rows]
+        if not old:
+            return {}
+        sends = [
+            Send(kind, data, priority=priority, ordering_key=ordering_key, options=options)
+            for _, kind, data, priority, ordering_key, options in map(rows.__getitem__, old)
+        ]
+        new = await self._ids.take(len(old), transaction.fetch)
+        await insert(transaction, sends, new, now_ms, requeued_from=old)
+        await transaction.fetch(sql.MOVE_IDEMPOTENT, new, old)
+        await promote_heads(transaction, [send.ordering_key for send in sends], now_ms)
+        return dict(zip(old, new, strict=True))
+
+    async def _discard(self, transaction: Transaction, wanted: Sequence[int]) -> dict[int, bool]:
+        keys = [row[0] for row in await transaction.fetch(sql.MESSAGE_KEYS, wanted)]
+        now_ms = await self._lock(transaction, keys)
+        held = [Held(*row) for row in await transaction.fetch(sql.HOLD, wanted)]
+        gone = {one.id: one.state != _RUNNING for one in held}
+        waiting = [one for one in held if gone[one.id]]
+        await transaction.fetch(sql.DELETE_MESSAGES, [one.id for one in waiting])
+        others = [message_id for message_id in wanted if message_id not in gone]
+        dead = await transaction.fetch(sql.DELETE_DEAD_LETTERS, others)
+        gone.update({row[0]: True for row in dead})
+        forgotten = [message_id for message_id, is_gone in gone.items() if is_gone]
+        await transaction.fetch(sql.FORGET_IDEMPOTENT, forgotten)
+        await promote_heads(transaction, [one.ordering_key for one in waiting], now_ms)
+        return {message_id: gone[message_id] for message_id in wanted if message_id in gone}
+
+    async def _lock(self, transaction: Transaction, keys: Sequence[str | None]) -> int:
+        wanted = [locks.ordering(key) for key in keys if key is not None]
+        locked = await locks.lock(transaction, self._sessions.schema, wanted, self._now_ms())
+        transaction.xid = locked.xid
+        return locked.now_ms
+
+
+def _matches(data: str, record: MessageRecord, search: str | None) -> bool:
+    if search is None:
+        return True
+    sought = search.lower()
+    texts = [data, *(text for error in record.errors for text in (error.text, error.trace))]
+    return any(sought in text.lower() for text in texts)

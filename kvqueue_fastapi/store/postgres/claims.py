@@ -1,0 +1,131 @@
+"""Messages on their way out: what is due, in whose hands, until when."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from kvqueue_fastapi.model import Claimed
+from kvqueue_fastapi.store.base import ClaimRequest
+from kvqueue_fastapi.store.postgres import statements as sql
+from kvqueue_fastapi.store.postgres.connection import OwnSession, Session, is_cut
+from kvqueue_fastapi.store.postgres.leases import Undertaker, new_token
+from kvqueue_fastapi.store.postgres.picks import (
+    Moment,
+    Readiness,
+    Taken,
+    isolated_of,
+    probe,
+    promote_due,
+    take,
+)
+from kvqueue_fastapi.store.postgres.sessions import Sessions, Transaction
+
+_END_S = 0.05
+"""For the server, to end what a lost connection had begun."""
+
+
+class Claims:
+    """Takes messages.
+
+    Args:
+        sessions: where.
+        undertaker: ends leases that nobody extended.
+        moment: the time of a claim.
+    """
+
+    def __init__(
+        self, sessions: Sessions, undertaker: Undertaker, moment: Callable[[], Moment]
+    ) -> None:
+        self._sessions = sessions
+        self._undertaker = undertaker
+        self._moment = moment
+        self._doubtful: set[int] = set()
+
+    async def claim(self, request: ClaimRequest) -> tuple[Claimed, bool]:
+        """Take what is due. Returns it, and whether others may have missed what is left."""
+        moment = self._moment()
+        readiness, made_ready = await self._make_ready(moment)
+        claimed_at = time.monotonic()
+        taken = await self._take(request, readiness, moment)
+        isolated: list[str] = []
+        if readiness.any_isolated and not request.isolated:
+            isolated = await self._sessions.attempt(
+                lambda session: isolated_of(session, request.wanted)
+            )
+        claimed = Claimed(taken.claims, readiness.wait_ms, claimed_at, isolated, made_ready)
+        if request.taken is not None:
+            request.taken(claimed)
+        return claimed, taken.left_over
+
+    async def claim_within(
+        self, transaction: Transaction, request: ClaimRequest
+    ) -> tuple[Claimed, bool]:
+        """Take what the same transaction has stored, and what else is due."""
+        moment = self._moment()
+        claimed_at = time.monotonic()
+        readiness = await probe(transaction, moment)
+        made_ready = readiness.due_in_ms is not None and readiness.due_in_ms <= 0
+        if made_ready:
+            await promote_due(transaction, moment)
+            readiness = (await probe(transaction, moment))._replace(any_quarantined=True)
+        transaction.xid = readiness.xid
+        taken = await take(transaction, request, readiness, new_token(), moment)
+        isolated = await isolated_of(transaction, request.wanted) if readiness.any_isolated else []
+        claimed = Claimed(taken.claims, readiness.wait_ms, claimed_at, isolated, made_ready)
+        return claimed, taken.left_over
+
+    async def ready_types(self, after: str, limit: int) -> tuple[list[str], bool]:
+        """Types with something to claim, in order, and whether some was made claimable now."""
+        _, made_ready = await self._make_ready(self._moment())
+        found: set[str] = set()
+        for statement in (sql.READY_TYPES, sql.QUARANTINED_TYPES, sql.ISOLATED_TYPES):
+            found.update(await self._types(statement, after, limit))
+        return sorted(found, key=str.encode)[:limit], made_ready
+
+    async def _types(self, statement: str, after: str, limit: int) -> list[str]:
+        rows = await self._sessions.attempt(lambda session: session.fetch(statement, after, limit))
+        return [row[0] for row in rows]
+
+    async def _make_ready(self, moment: Moment) -> tuple[Readiness, bool]:
+        """Make claimable what has become due or whose lease has ended."""
+        readiness = await self._sessions.attempt(lambda session: probe(session, moment))
+        if not readiness.is_overdue:
+            return readiness, False
+        made_ready = False
+        if readiness.due_in_ms is not None and readiness.due_in_ms <= 0:
+            await self._sessions.attempt(lambda session: promote_due(session, moment))
+            made_ready = True
+        spared_ms = 0
+        if readiness.lease_ends_in_ms is not None and readiness.lease_ends_in_ms <= 0:
+            spared_ms = await self._undertaker.end_expired(moment)
+            made_ready = made_ready or not spared_ms
+        readiness = await self._sessions.attempt(lambda session: probe(session, moment))
+        if spared_ms and readiness.is_overdue:
+            readiness = readiness._replace(lease_ends_in_ms=spared_ms)
+        return readiness, made_ready
+
+    async def _take(self, request: ClaimRequest, readiness: Readiness, moment: Moment) -> Taken:
+        token = new_token()
+        tried: list[int] = []
+
+        async def work(session: OwnSession) -> Taken:
+            if tried:
+                await session.fetch(sql.END_BACKEND, tried[-1], self._sessions.name)
+                await asyncio.sleep(_END_S)
+            await self._give_back_doubtful(session)
+            tried.append(session.pid)
+            try:
+                return await take(session, request, readiness, token, moment)
+            except BaseException as error:
+                if is_cut(error):
+                    # What it took, if it did, goes back before the next one.
+                    self._doubtful.add(token)
+                raise
+
+        return await self._sessions.attempt(work)
+
+    async def _give_back_doubtful(self, session: Session) -> None:
+        doubtful = list(self._doubtful)
+        if doubtful:
+            await session.fetch(sql.RELEASE_TOKENS, doubtful)
+            self._doubtful.difference_update(doubtful)

@@ -1,0 +1,173 @@
+"""A connection as this engine needs it, and what its errors mean."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final, Protocol
+
+import asyncpg
+
+from kvqueue_fastapi.errors import KvQueueError, StoreBusyError, StoreError
+from kvqueue_fastapi.store.outages import Outages
+
+Row = Sequence[Any]
+
+HURRY_S: Final = 1.0
+"""How long a process waits for the server that is about to stop."""
+_LOCK_TIMEOUT_S: Final = 4.0
+_IDLE_IN_TRANSACTION_S: Final = 5.0
+"""A process that is frozen within a transaction must not keep its locks for long."""
+CONNECT_TIMEOUT_S: Final = 5.0
+
+SETTINGS: Final[Mapping[str, str]] = {
+    "default_transaction_isolation": "read committed",  # claims would fail each other otherwise
+    "default_transaction_read_only": "off",
+    "jit": "off",
+    # Statistics of a queue are out of date, and an index is always right here.
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "lock_timeout": f"{_LOCK_TIMEOUT_S:g}s",
+    "idle_in_transaction_session_timeout": f"{_IDLE_IN_TRANSACTION_S:g}s",
+    # A machine that is gone is noticed long before its leases end.
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "3",
+    "tcp_keepalives_count": "3",
+}
+"""Of each session; behind a pooler, of each transaction."""
+
+
+class Patience:
+    """How long to wait for a server, or for locks that others hold.
+
+    Args:
+        lease_s: how long a lease lasts. Beyond a third, waiting would cost us our leases.
+
+    Attributes:
+        seconds: may become less while somebody waits, and then holds for him, too.
+        outages: when the server was away or could not write.
+    """
+
+    def __init__(self, lease_s: float) -> None:
+        self.seconds = lease_s / 3
+        self.outages = Outages(lease_s)
+
+    def hurry(self) -> None:
+        """Wait no longer than `HURRY_S` from now on."""
+        self.seconds = min(self.seconds, HURRY_S)
+
+
+class Session(Protocol):
+    """Where statements run: a connection of ours, or of the caller's own."""
+
+    async def fetch(self, statement: str, *values: Any) -> Sequence[Row]:
+        """Run a statement of this engine, and give all its rows."""
+        ...
+
+
+class OwnSession:
+    """One of our connections, while it is in one hand.
+
+    Args:
+        connection: of asyncpg.
+        schema: its quoted name.
+        timeout_s: after which a statement that has no answer ends the connection.
+    """
+
+    __slots__ = ("_connection", "_schema", "_timeout_s")
+
+    def __init__(self, connection: Any, schema: str, timeout_s: float) -> None:
+        self._connection = connection
+        self._schema = schema
+        self._timeout_s = timeout_s
+
+    async def fetch(self, statement: str, *values: Any) -> Sequence[Row]:
+        """Run a statement of this engine, and give all its rows."""
+        rows: Sequence[Row] = await self._connection.fetch(
+            in_schema(statement, self._schema), *values, timeout=self._timeout_s
+        )
+        return rows
+
+    async def execute(self, script: str) -> None:
+        """Run one or more statements that take no values and give no rows."""
+        await self._connection.execute(in_schema(script, self._schema), timeout=self._timeout_s)
+
+    @property
+    def pid(self) -> int:
+        """Of the server's process."""
+        pid: int = self._connection.get_server_pid()
+        return pid
+
+
+@lru_cache(maxsize=512)
+def in_schema(statement: str, schema: str) -> str:
+    """The statement over the tables of a schema, whose name is quoted."""
+    return statement.replace("{schema}", schema)
+
+
+def quoted(name: str) -> str:
+    """A name as an identifier of SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def is_cut(error: BaseException) -> bool:
+    """Whether the connection is of no more use, and its last statement may have been done."""
+    return isinstance(error, _CUT)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether the same may well be done when it is tried again."""
+    return isinstance(error, _CUT + _PASSING)
+
+
+def store_error(error: BaseException, server: str) -> KvQueueError:
+    """What an error of the server, or on the way to it, is to a caller."""
+    if isinstance(error, KvQueueError):
+        return error
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, asyncpg.LockNotAvailableError | asyncpg.QueryCanceledError):
+        return StoreBusyError(
+            f"{server}: another session holds a lock ({text}). Look for a long transaction in "
+            "pg_stat_activity."
+        )
+    remedy = next((remedy for kinds, remedy in _REMEDIES if isinstance(error, kinds)), "")
+    return StoreError(f"{server}: {text.rstrip('.')}.{remedy}")
+
+
+_CUT: Final = (
+    OSError,
+    TimeoutError,
+    asyncio.TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    # A primary that has become a replica: the next connection looks for the primary.
+    asyncpg.ReadOnlySQLTransactionError,
+)
+_PASSING: Final = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.QueryCanceledError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.OutOfMemoryError,
+)
+_REMEDIES: Final = (
+    (asyncpg.InvalidPasswordError, " Check the user and the password in the URL."),
+    (
+        asyncpg.InvalidAuthorizationSpecificationError,
+        " Check the user in the URL, and pg_hba.conf.",
+    ),
+    (asyncpg.InvalidCatalogNameError, " Create the database, or name another in the URL."),
+    (
+        asyncpg.InsufficientPrivilegeError,
+        " Give this role the rights that the README lists under PostgreSQL.",
+    ),
+    (asyncpg.DiskFullError, " Make room on the server's disk; what was stored is safe."),
+    (asyncpg.TooManyConnectionsError, " Raise max_connections, or lower postgres_pool_size."),
+    (asyncpg.UndefinedTableError, " Another program has removed the table; restore a backup."),
+    (_CUT, " Check that the server runs and can be reached."),
+)

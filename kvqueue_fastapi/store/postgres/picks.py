@@ -1,0 +1,128 @@
+"""The statements of a claim: what there is, what is due, what is taken."""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from kvqueue_fastapi.model import Claim, Wanted
+from kvqueue_fastapi.store.base import ClaimRequest
+from kvqueue_fastapi.store.postgres import statements as sql
+from kvqueue_fastapi.store.postgres.connection import Session
+from kvqueue_fastapi.store.postgres.sends import columns
+
+PROMOTION_SLICE: Final = 1_000
+
+
+class Moment(NamedTuple):
+    """The time of a claim, where it is given; None: the server knows it."""
+
+    now_ms: int | None
+    steady_ms: int | None
+
+
+class Readiness(NamedTuple):
+    """What there may be to claim.
+
+    Attributes:
+        due_in_ms: until the next delayed message is due; None: none is delayed.
+        lease_ends_in_ms: until the next lease ends; None: nothing is claimed.
+        any_quarantined: whether any message is quarantined.
+        any_isolated: whether any message is isolated.
+        xid: the number of the transaction, where it has written something.
+    """
+
+    due_in_ms: int | None
+    lease_ends_in_ms: int | None
+    any_quarantined: bool
+    any_isolated: bool
+    xid: str | None = None
+
+    @property
+    def wait_ms(self) -> int | None:
+        """In how many milliseconds there may be more to make ready; None: never."""
+        waits = [one for one in (self.due_in_ms, self.lease_ends_in_ms) if one is not None]
+        return max(0, min(waits)) if waits else None
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether there is something to make ready now."""
+        return self.wait_ms == 0
+
+
+class Taken(NamedTuple):
+    """What a claim took.
+
+    Attributes:
+        claims: in the order in which they are to be handled.
+        left_over: whether others, who looked meanwhile, may have missed what it left.
+    """
+
+    claims: list[Claim]
+    left_over: bool
+
+
+async def probe(session: Session, moment: Moment) -> Readiness:
+    """See what there may be to claim."""
+    (row,) = await session.fetch(sql.PROBE, *moment)
+    return Readiness(*row)
+
+
+async def promote_due(session: Session, moment: Moment) -> None:
+    """Make claimable what has become due."""
+    await session.fetch(sql.PROMOTE_DUE, moment.now_ms, PROMOTION_SLICE)
+
+
+async def take(
+    session: Session, request: ClaimRequest, readiness: Readiness, token: int, moment: Moment
+) -> Taken:
+    """Take what is ready: the quarantined one first, then the others as they take turns."""
+    if request.isolated:
+        if not readiness.any_isolated:
+            return Taken([], left_over=False)
+        return Taken(await _first(session, sql.CLAIM_ISOLATED, request, token, moment), False)
+    claims: list[Claim] = []
+    wanted = request.wanted
+    if readiness.any_quarantined and request.quarantined:
+        claims = await _first(session, sql.CLAIM_QUARANTINED, request, token, moment)
+        wanted = _without(wanted, claims)
+    if request.limit <= 0:
+        return Taken(claims, left_over=False)
+    rows = await session.fetch(
+        sql.CLAIM,
+        *_asked(wanted),
+        token,
+        request.listener_id,
+        request.lease_ms,
+        moment.steady_ms,
+        request.limit,
+    )
+    ready = [Claim._make(row[:9]) for row in rows]
+    return Taken(claims + ready, left_over=bool(rows) and rows[0][9] > len(rows))
+
+
+async def isolated_of(session: Session, wanted: Sequence[Wanted]) -> list[str]:
+    """Types of which a message waits that is one crash from its end."""
+    return [row[0] for row in await session.fetch(sql.ISOLATED_OF, *_asked(wanted))]
+
+
+async def _first(
+    session: Session, statement: str, request: ClaimRequest, token: int, moment: Moment
+) -> list[Claim]:
+    rows = await session.fetch(
+        statement,
+        *_asked(request.wanted),
+        token,
+        request.listener_id,
+        request.lease_ms,
+        moment.steady_ms,
+    )
+    return [Claim._make(row) for row in rows]
+
+
+def _asked(wanted: Sequence[Wanted]) -> list[list[object]]:
+    return columns(wanted, 2)
+
+
+def _without(wanted: Sequence[Wanted], taken: Sequence[Claim]) -> Sequence[Wanted]:
+    """The room that is left of each type."""
+    types = [claim.type for claim in taken]
+    return [Wanted(kind, room - types.count(kind)) for kind, room in wanted] if types else wanted

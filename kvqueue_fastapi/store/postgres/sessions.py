@@ -1,0 +1,262 @@
+"""Sessions on the server: a pool of them, tried again where they break."""
+
+import asyncio
+import random
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final, NamedTuple, TypeVar
+
+import asyncpg
+
+from kvqueue_fastapi.errors import KvQueueError, StoreError
+from kvqueue_fastapi.settings import KvQueueSettings
+from kvqueue_fastapi.store.postgres import statements as sql
+from kvqueue_fastapi.store.postgres.connection import (
+    CONNECT_TIMEOUT_S,
+    SETTINGS,
+    OwnSession,
+    Patience,
+    is_cut,
+    may_pass,
+    quoted,
+    store_error,
+)
+from kvqueue_fastapi.store.postgres.location import shown
+
+R = TypeVar("R")
+Work = Callable[[OwnSession], Awaitable[R]]
+
+_SHORTEST_WAIT_S: Final = 0.02
+_LONGEST_WAIT_S: Final = 0.5
+_LOOK_TIMEOUT_S: Final = 300.0
+"""For the keeper's questions, which may go through whole tables."""
+
+
+class Begun(NamedTuple):
+    """A transaction of which the commit was not answered.
+
+    Attributes:
+        xid: its number; None: it was not asked for.
+        pid: of the server's process that has, or had, it.
+    """
+
+    xid: str | None
+    pid: int
+
+
+class Transaction(OwnSession):
+    """A session within a transaction.
+
+    Attributes:
+        xid: the transaction's number, as `LOCK` gives it, which tells later how it ended.
+    """
+
+    __slots__ = ("xid",)
+
+    def __init__(self, connection: Any, schema: str, timeout_s: float) -> None:
+        super().__init__(connection, schema, timeout_s)
+        self.xid: str | None = None
+
+
+class Sessions:
+    """A pool of connections to one server, in whose event loop all of it happens.
+
+    Args:
+        url: of the server, and of nothing else if it fails over.
+        settings: the schema, the size of the pool, and whether the URL is that of a pooler.
+        patience: with the server.
+
+    Attributes:
+        schema: its quoted name.
+        server: the URL as errors show it.
+    """
+
+    def __init__(self, url: str, settings: KvQueueSettings, patience: Patience) -> None:
+        self.schema = quoted(settings.postgres_schema)
+        self.server = shown(url)
+        self.patience = patience
+        self.name = f"kvqueue {secrets.token_hex(6)}"
+        self._url = url
+        self._size = settings.postgres_pool_size
+        self._is_pooled = settings.postgres_listen_url is not None
+        self._listen_url = settings.postgres_listen_url or url
+        self._pool: Any = None
+
+    async def open(self) -> None:
+        """Connect once, so that what is wrong with the URL is told at the start."""
+        self._pool = await asyncpg.create_pool(
+            self._url,
+            min_size=0,
+            max_size=self._size,
+            max_inactive_connection_lifetime=300,
+            reset=_leave_as_it_is,
+            **self._options(self._url, pooled=self._is_pooled),
+        )
+        await self.attempt(lambda session: session.fetch(sql.NOW, None))
+
+    async def connect_to_listen(self) -> Any:
+        """A connection of one's own, straight to the server."""
+        return await asyncpg.connect(
+            self._listen_url, **self._options(self._listen_url, pooled=False)
+        )
+
+    async def close(self) -> None:
+        """Let go of every connection."""
+        if self._pool is not None:
+            self._pool.terminate()
+
+    async def attempt(self, work: Work[R], *, timeout_s: float | None = None) -> R:
+        """Run one statement, or several of which each may be done twice, until it succeeds.
+
+        Raises:
+            StoreError: it cannot be done, or not in time.
+        """
+
+        async def once() -> R:
+            async with self._session(timeout_s) as session:
+                if not self._is_pooled:
+                    return await work(session)
+                await self._begin(session)
+                try:
+                    return await work(session)
+                finally:
+                    await session.execute(sql.COMMIT)
+
+        return await self._patiently(once)
+
+    async def look(self, work: Work[R]) -> R:
+        """As `attempt`, for questions that may take long."""
+        return await self.attempt(work, timeout_s=_LOOK_TIMEOUT_S)
+
+    async def transact(self, work: Callable[[Transaction], Awaitable[R]]) -> R:
+        """Run `work` in one transaction, and tell for sure that it was committed.
+
+        Raises:
+            StoreError: it cannot be done, or nobody can say whether it was.
+        """
+        doubts: list[tuple[Begun, R]] = []
+
+        async def once() -> R:
+            if doubts:
+                begun, result = doubts[-1]
+                if await self._has_committed(begun):
+                    return result
+                doubts.clear()
+            async with self._session(None, Transaction) as transaction:
+                result = await self._within(transaction, work)
+                begun = Begun(transaction.xid, transaction.pid)
+                try:
+                    await transaction.execute(sql.COMMIT)
+                except BaseException as error:
+                    if is_cut(error):
+                        doubts.append((begun, result))
+                    raise
+                return result
+
+        try:
+            return await self._patiently(once)
+        except KvQueueError as error:
+            if doubts:
+                msg = f"{error} Whether it was stored is not known: the answer did not come."
+                raise StoreError(msg) from error
+            raise
+
+    async def _within(
+        self, transaction: Transaction, work: Callable[[Transaction], Awaitable[R]]
+    ) -> R:
+        await self._begin(transaction)
+        try:
+            return await work(transaction)
+        except BaseException as error:
+            # Else the connection ends, and the transaction with it.
+            if not (is_cut(error) or isinstance(error, asyncio.CancelledError)):
+                await transaction.execute(sql.ROLLBACK)
+            raise
+
+    async def _patiently(self, once: Callable[[], Awaitable[R]]) -> R:
+        began = time.monotonic()
+        wait_s = _SHORTEST_WAIT_S
+        while True:
+            try:
+                result = await once()
+            except Exception as error:
+                self._note(error)
+                if not may_pass(error):
+                    raise store_error(error, self.server) from error
+                if time.monotonic() - began >= self.patience.seconds:
+                    raise store_error(error, self.server) from error
+            else:
+                self.patience.outages.has_lock()
+                self.patience.outages.has_written()
+                return result
+            await asyncio.sleep(random.uniform(wait_s / 2, wait_s))  # noqa: S311 because it is no secret
+            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+
+    def _note(self, error: Exception) -> None:
+        if is_cut(error) or isinstance(error, asyncpg.DiskFullError):
+            self.patience.outages.has_failed()
+
+    async def _begin(self, session: OwnSession) -> None:
+        if not self._is_pooled:
+            await session.execute(sql.BEGIN)
+            return
+        # What a pooler's server connection was told before is not known.
+        local = "; ".join(
+            f"SET LOCAL {name} = '{value}'" for name, value in SETTINGS.items() if "." not in name
+        )
+        await session.execute(f"{sql.BEGIN}; {local}")
+
+    @asynccontextmanager
+    async def _session(
+        self, timeout_s: float | None, kind: type[Any] = OwnSession
+    ) -> AsyncIterator[Any]:
+        patience_s = self.patience.seconds
+        connection = await self._pool.acquire(timeout=patience_s)
+        try:
+            yield kind(connection, self.schema, timeout_s or max(1.0, patience_s / 2))
+        except BaseException as error:
+            if is_cut(error) or isinstance(error, asyncio.CancelledError):
+                connection.terminate()
+            raise
+        finally:
+            await self._pool.release(connection)
+
+    async def _has_committed(self, begun: Begun) -> bool:
+        """Find out how a transaction ended of which the commit was not answered."""
+        if begun.xid is None:
+            msg = f"{self.server}: the connection was lost within a commit."
+            raise StoreError(msg)
+        async with self._session(None) as session:
+            while True:
+                status = (await session.fetch(sql.HOW_IT_ENDED, begun.xid))[0][0]
+                if status != "in progress":
+                    break
+                # Nobody waits for it any more; what it has not committed by now, it never will.
+                await session.fetch(sql.END_BACKEND, begun.pid, self.name)
+                await asyncio.sleep(_SHORTEST_WAIT_S)
+        if status is None:
+            msg = f"{self.server}: the connection was lost within a commit."
+            raise StoreError(msg)
+        return bool(status == "committed")
+
+    async def end_backend(self, pid: int) -> None:
+        """End the server's part of a connection that was lost, if it still goes on."""
+        await self.attempt(lambda session: session.fetch(sql.END_BACKEND, pid, self.name))
+
+    def _options(self, url: str, *, pooled: bool) -> dict[str, Any]:
+        options: dict[str, Any] = {"timeout": CONNECT_TIMEOUT_S}
+        if pooled:
+            # A pooler takes no settings at the start, and has no prepared statements to keep.
+            options["statement_cache_size"] = 0
+            options["server_settings"] = {"application_name": self.name}
+        else:
+            options["server_settings"] = {**SETTINGS, "application_name": self.name}
+        if "," in url and "target_session_attrs" not in url:
+            options["target_session_attrs"] = "primary"
+        return options
+
+
+async def _leave_as_it_is(_connection: Any) -> None:
+    """What a session was told stays so; a round trip for it would cost a third of a commit."""
