@@ -1,9 +1,17 @@
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import pytest
 from injector import Injector
 
 from kvqueue_fastapi import KvQueue, KvQueueAdmin, KvQueueModule
+from tests.servers.databases import fresh_database
+from tests.servers.postgres import PostgresServer, postgres_server
+from tests.servers.proxy import Proxy
+from tests.servers.shared import shared_postgres
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -27,3 +35,44 @@ def queue(injector: Injector) -> KvQueue:
 @pytest.fixture
 def admin(injector: Injector) -> KvQueueAdmin:
     return injector.get(KvQueueAdmin)
+
+
+@pytest.fixture(scope="session")
+def shared_postgres_url(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """A superuser's, on the server that all tests of this run share."""
+    own = tmp_path_factory.getbasetemp()
+    # the environment does not tell: a pytest that a worker runs inherits that
+    if hasattr(pytestconfig, "workerinput"):
+        return shared_postgres(own.parent, os.getppid())
+    return shared_postgres(own, os.getpid())
+
+
+@pytest.fixture
+def postgres_url(shared_postgres_url: str) -> Iterator[str]:
+    """Of an empty database of the test's own."""
+    with fresh_database(shared_postgres_url) as url:
+        yield url
+
+
+@pytest.fixture
+def start_postgres() -> Iterator[Callable[..., PostgresServer]]:
+    """Starts servers of the test's own, which it may stop, kill and fill."""
+    with ExitStack() as servers:
+
+        def start(within: Path | None = None, **options: Any) -> PostgresServer:
+            return servers.enter_context(postgres_server(within, **options))
+
+        yield start
+
+
+@pytest.fixture
+def start_proxy() -> Iterator[Callable[[PostgresServer], Proxy]]:
+    """Starts networks of the test's own, which it may cut."""
+    with ExitStack() as proxies:
+
+        def start(server: PostgresServer) -> Proxy:
+            return proxies.enter_context(Proxy(server.host, server.port))
+
+        yield start

@@ -1,4 +1,4 @@
-"""A disk of two megabytes, mounted for one test, which can be filled to the last page."""
+"""A disk of a few megabytes, mounted for one test, which can be filled to the last page."""
 
 import contextlib
 import functools
@@ -41,9 +41,9 @@ class SmallDisk:
 
 
 @contextlib.contextmanager
-def mounted(path: Path) -> Iterator[SmallDisk]:
-    """Mount one at a directory."""
-    _mount(path)
+def mounted(path: Path, megabytes: int = 2) -> Iterator[SmallDisk]:
+    """Mount one at a directory; a PostgreSQL takes at least 48 megabytes."""
+    _mount(path, megabytes)
     try:
         yield SmallDisk(path)
     finally:
@@ -74,6 +74,6 @@ def run_where_mounting_is_allowed(nodeid: str, root: Path) -> None:
     assert ended.returncode == 0, f"{_REMEDY}\n{ended.stdout}\n{ended.stderr}"
 
 
-def _mount(path: Path) -> None:
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", path]
+def _mount(path: Path, megabytes: int = 2) -> None:
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", path]
     subprocess.run(command, check=True, capture_output=True)
