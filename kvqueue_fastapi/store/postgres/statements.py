@@ -205,7 +205,8 @@ PRESENT: Final = "SELECT id FROM {schema}.kvqueue_messages WHERE id = ANY ($1::b
 # Retries, deferrals, what is given back and what a crash has left.
 PUT_BACK: Final = """
 UPDATE {schema}.kvqueue_messages AS message
-   SET state = back.state, lane = back.lane, due_at_ms = coalesce(back.due_at_ms, message.due_at_ms),
+   SET state = back.state, lane = back.lane,
+       due_at_ms = coalesce(back.due_at_ms, message.due_at_ms),
        attempt = back.attempt, crashes = back.crashes, deferrals = back.deferrals,
        errors = back.errors, token = 0, holder = 0
   FROM unnest($1::bigint[], $2::smallint[], $3::smallint[], $4::bigint[], $5::bigint[],
