@@ -9,8 +9,9 @@ from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import AnyStore, open_store
 from tests.store.given import ManualClock
 
-ENGINES = ("sqlite-file", "sqlite-memory")
-"""PostgreSQL becomes a third one: a name here, a URL below."""
+ENGINES = ("sqlite-file", "sqlite-memory", "postgres")
+LASTING = ("sqlite-file", "postgres")
+"""Those whose store can be closed and opened again."""
 
 
 @pytest.fixture(params=ENGINES)
@@ -19,14 +20,21 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def url(engine: str, tmp_path: Path) -> str:
-    return {"sqlite-file": str(tmp_path / "queue.db"), "sqlite-memory": ":memory:"}[engine]
+def url(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return _url_of(engine, request, tmp_path)
 
 
-@pytest.fixture(params=[name for name in ENGINES if name != "sqlite-memory"])
+@pytest.fixture(params=LASTING)
 def lasting_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Of a store that can be closed and opened again."""
-    return {"sqlite-file": str(tmp_path / "queue.db")}[request.param]
+    return _url_of(request.param, request, tmp_path)
+
+
+def _url_of(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if engine == "postgres":
+        # asked for by name, so that the other engines' tests start no server
+        return str(request.getfixturevalue("postgres_url"))
+    return {"sqlite-file": str(tmp_path / "queue.db"), "sqlite-memory": ":memory:"}[engine]
 
 
 @pytest.fixture
