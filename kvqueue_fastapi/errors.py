@@ -14,7 +14,7 @@ KvQueueError
 ├── LeaseLostError              another process may have the message now
 ├── AlreadySettledError         the message was settled before
 └── StoreError                  the database failed
-    ├── StoreBusyError          another program holds the database
+    ├── StoreBusyError          another program holds the database, or its server is away
     └── SchemaTooNewError       a newer version of this package owns the database
 
 Not errors but verdicts, which a handler raises: `RetryLater` and `Reject`.
@@ -174,7 +174,7 @@ class StoreError(KvQueueError):
 
 
 class StoreBusyError(StoreError):
-    """Another program holds the database's write lock for too long."""
+    """Another program holds the database for too long, or its server cannot be reached."""
 
 
 class SchemaTooNewError(StoreError):

@@ -105,7 +105,7 @@ async def count_rows(store: AnyStore, table: str) -> int:
 def spoil_batches(store: AnyStore, patch: pytest.MonkeyPatch) -> None:
     """Let what is done together fail, so that each is done alone."""
     if isinstance(store, SqliteStore):
-        patch.setattr(store._batch, "_remember_types", _refuse)
+        patch.setattr(store._batch, "_remember_types", _fail)
         return
     together = store._lanes._together
 
@@ -123,6 +123,10 @@ def spoil_writing(store: AnyStore, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(store._batch, "apply", _refuse)
     else:
         patch.setattr(store._lanes, "_apply", _refuse)
+
+
+def _fail(*_names: object) -> None:
+    raise RuntimeError("not together")
 
 
 def _refuse(*_names: object) -> None:

@@ -349,7 +349,11 @@ def test_queue_in_a_file_with_two_openings_keeps_its_rules(data: st.DataObject) 
         asyncio.run(Play(data, url, url).run())
 
 
-@effort(EFFORT, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@effort(
+    EFFORT,
+    max_examples=12,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(st.data())
 def test_queue_on_postgres_keeps_its_rules(postgres_url: str, data: st.DataObject) -> None:
     schema = f"play_{secrets.token_hex(6)}"

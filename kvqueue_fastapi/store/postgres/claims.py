@@ -50,7 +50,7 @@ class Claims:
         isolated: list[str] = []
         if readiness.any_isolated and not request.isolated:
             isolated = await self._sessions.attempt(
-                lambda session: isolated_of(session, request.wanted)
+                lambda session: isolated_of(session, taken.wanted)
             )
         claimed = Claimed(taken.claims, readiness.wait_ms, claimed_at, isolated, made_ready)
         if request.taken is not None:
@@ -70,7 +70,7 @@ class Claims:
             readiness = (await probe(transaction, moment))._replace(any_quarantined=True)
         transaction.xid = readiness.xid
         taken = await take(transaction, request, readiness, new_token(), moment)
-        isolated = await isolated_of(transaction, request.wanted) if readiness.any_isolated else []
+        isolated = await isolated_of(transaction, taken.wanted) if readiness.any_isolated else []
         claimed = Claimed(taken.claims, readiness.wait_ms, claimed_at, isolated, made_ready)
         return claimed, taken.left_over
 

@@ -130,7 +130,8 @@ def store_error(error: BaseException, server: str) -> KvQueueError:
             "pg_stat_activity."
         )
     remedy = next((remedy for kinds, remedy in _REMEDIES if isinstance(error, kinds)), "")
-    return StoreError(f"{server}: {text.rstrip('.')}.{remedy}")
+    kind = StoreBusyError if may_pass(error) else StoreError
+    return kind(f"{server}: {text.rstrip('.')}.{remedy}")
 
 
 _CUT: Final = (

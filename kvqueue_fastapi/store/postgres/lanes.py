@@ -306,7 +306,7 @@ def _settling(changes: Sequence[Change]) -> list[SettleRequest]:
 
 def _is_of_one(error: KvQueueError) -> bool:
     """Whether one of the batch may be to blame, and not the server."""
-    return isinstance(error, Exception) and not isinstance(error, StoreBusyError)
+    return not isinstance(error, StoreBusyError)
 
 
 def _tell_of_claims(claims: Sequence[ClaimRequest], answers: Sequence[Any]) -> None:

@@ -131,7 +131,7 @@ class Notices:
         connection = await self._sessions.connect_to_listen()
         self._lost.clear()
         self._connection = connection
-        connection.add_termination_listener(lambda _: self._lost.set())
+        connection.add_termination_listener(self._lose)
         if self._lost_pid:
             # The server may not know yet that the old one is lost, and keep its locks.
             await self._fetch(sql.END_BACKEND, self._lost_pid, self._sessions.name)
@@ -140,6 +140,9 @@ class Notices:
         for listener_id in self._listeners:
             await self._show(listener_id)
         self._ready.set()
+
+    def _lose(self, _connection: Any) -> None:
+        self._lost.set()
 
     async def _show(self, listener_id: int) -> None:
         deadline = time.monotonic() + TIMEOUT_S

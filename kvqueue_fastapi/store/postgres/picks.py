@@ -53,11 +53,13 @@ class Taken(NamedTuple):
 
     Attributes:
         claims: in the order in which they are to be handled.
+        wanted: the room that is left of each type, but for what was ready.
         left_over: whether others, who looked meanwhile, may have missed what it left.
     """
 
     claims: list[Claim]
-    left_over: bool
+    wanted: Sequence[Wanted] = ()
+    left_over: bool = False
 
 
 async def probe(session: Session, moment: Moment) -> Readiness:
@@ -77,15 +79,15 @@ async def take(
     """Take what is ready: the quarantined one first, then the others as they take turns."""
     if request.isolated:
         if not readiness.any_isolated:
-            return Taken([], left_over=False)
-        return Taken(await _first(session, sql.CLAIM_ISOLATED, request, token, moment), False)
+            return Taken([])
+        return Taken(await _first(session, sql.CLAIM_ISOLATED, request, token, moment))
     claims: list[Claim] = []
     wanted = request.wanted
     if readiness.any_quarantined and request.quarantined:
         claims = await _first(session, sql.CLAIM_QUARANTINED, request, token, moment)
         wanted = _without(wanted, claims)
     if request.limit <= 0:
-        return Taken(claims, left_over=False)
+        return Taken(claims, wanted)
     rows = await session.fetch(
         sql.CLAIM,
         *_asked(wanted),
@@ -96,7 +98,7 @@ async def take(
         request.limit,
     )
     ready = [Claim._make(row[:9]) for row in rows]
-    return Taken(claims + ready, left_over=bool(rows) and rows[0][9] > len(rows))
+    return Taken(claims + ready, wanted, left_over=bool(rows) and rows[0][9] > len(rows))
 
 
 async def isolated_of(session: Session, wanted: Sequence[Wanted]) -> list[str]:

@@ -4,7 +4,7 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -211,7 +211,7 @@ class Sessions:
     @asynccontextmanager
     async def _session(
         self, timeout_s: float | None, kind: type[Any] = OwnSession
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any]:
         patience_s = self.patience.seconds
         connection = await self._pool.acquire(timeout=patience_s)
         try:
