@@ -3,7 +3,7 @@
 KvQueueError
 ├── KvQueueNotStartedError      the queue is used before its app started
 ├── KvQueueClosedError          the queue is used after its app stopped
-├── NotInstalledError           a route asks for a queue that no module installed
+├── NotInstalledError           a route or a worker asks for a queue that no module installed
 ├── HandlerError                a handler or its wiring is wrong; stops the start
 ├── InvalidOptionError          an option is of the wrong type or outside its limits
 ├── InvalidKeyError             a key that the key-value store cannot hold
@@ -69,7 +69,7 @@ class KvQueueClosedError(KvQueueError):
 
 
 class NotInstalledError(KvQueueError):
-    """A route asks for something of the queue, but no module was installed in its app."""
+    """A route or a worker asks for a queue, but no module was installed in its app."""
 
 
 class HandlerError(KvQueueError):

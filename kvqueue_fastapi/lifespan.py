@@ -22,7 +22,7 @@ from kvqueue_fastapi.opening import opened
 from kvqueue_fastapi.queue import KvQueue
 from kvqueue_fastapi.redaction import Redaction
 from kvqueue_fastapi.sender import Sender
-from kvqueue_fastapi.settings import KvQueueSettings
+from kvqueue_fastapi.settings import KvQueueSettings, overruled
 from kvqueue_fastapi.store.base import Clock
 from kvqueue_fastapi.store.handle import StoreHandle
 from kvqueue_fastapi.subscriptions import Subscriptions
@@ -41,6 +41,7 @@ class Runtime:
         kv: the caller's face of the key-value store.
         admin: the keeper's face.
         injector: the container that holds them.
+        types: the message types that have a handler here, once it has started.
     """
 
     def __init__(
@@ -62,6 +63,20 @@ class Runtime:
         self._sender = sender
         self._settings = settings
         self._consumers = tuple(consumers)
+        self.types: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> KvQueueSettings:
+        """What it runs by."""
+        return self._settings
+
+    def overrule(self, **chosen: Any) -> None:
+        """Have it start by other values of some settings, in this process.
+
+        Raises:
+            pydantic.ValidationError: a value is outside the limits of its setting.
+        """
+        self._settings = overruled(self._settings, chosen)
 
     def within(self, injector: Injector) -> "Runtime":
         """Give the same queue as seen from a container that may be a child of its own."""
@@ -77,6 +92,12 @@ class Runtime:
             KvQueueClosedError: it has ended.
         """
         _ = self._handle.store
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Open the store and, if this process listens, listen; drain and close at the end."""
+        async with self.opened(), self.listening():
+            yield
 
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[None]:
@@ -97,6 +118,7 @@ class Runtime:
         table = await collect_handlers(
             self.injector, self._consumers, self.queue.callbacks, warn=listens
         )
+        self.types = table.types
         store = self._handle.store
         self._handle.adapter_of = table.adapter_of
         parts = (store, table, self._settings, self._sender, self._redaction)

@@ -89,7 +89,7 @@ class KvQueueModule(Module):
             KvQueueError: the app has a queue or another container already, or has started; or
                 the container lacks this module or has another one that won.
         """
-        runtime = self._runtime(injector)
+        runtime = self.runtime(injector)
         if hasattr(app.state, STATE_KEY):
             msg = "This app has a queue already. Call install once for an app."
             raise KvQueueError(msg)
@@ -114,11 +114,19 @@ class KvQueueModule(Module):
             HandlerError: a handler or its wiring is wrong.
             StoreError: the database cannot be opened.
         """
-        runtime = self._runtime(injector)
-        async with runtime.opened(), runtime.listening():
+        runtime = self.runtime(injector)
+        async with runtime.running():
             yield runtime.queue
 
-    def _runtime(self, injector: Injector | None) -> Runtime:
+    def runtime(self, injector: Injector | None = None) -> Runtime:
+        """Give what `install` and `running` run, to the rooms of this package that do likewise.
+
+        Args:
+            injector: as for `install`.
+
+        Raises:
+            KvQueueError: the container lacks this module or has another one that won.
+        """
         chosen = injector or self._injector or Injector([self])
         if not is_bound(chosen, Runtime):
             msg = (

@@ -28,6 +28,7 @@ UNSAFE_MODULES: Final = {
     "code", "codeop", "runpy", "ctypes", "subprocess",
 }  # fmt: skip
 UNSAFE_NAMES: Final = {"system", "popen", "import_module", "enable_load_extension"}
+COMMANDS: Final = {("cli.py", "import_module")}  # what its caller names on the command line
 
 STATEMENTS: Final = "store/sqlite/statements.py"
 PRAGMAS: Final = {
@@ -54,12 +55,12 @@ def test_nothing_in_the_package_makes_objects_or_code_of_data() -> None:
     modules = {node.module or "" for _, node in nodes(ast.ImportFrom)}
     modules |= {alias.name for _, node in nodes(ast.Import) for alias in node.names}
     names = {node.id for _, node in nodes(ast.Name)}
-    attributes = {node.attr for _, node in nodes(ast.Attribute)}
+    attributes = {(name, node.attr) for name, node in nodes(ast.Attribute)} - COMMANDS
 
     assert len(TREES) > 60
     assert not {module.partition(".")[0] for module in modules} & UNSAFE_MODULES
     assert not names & UNSAFE_CALLS
-    assert not attributes & UNSAFE_NAMES
+    assert not {attribute for _, attribute in attributes} & UNSAFE_NAMES
 
 
 def test_sql_is_written_in_one_place_and_pragmas_in_four() -> None:

@@ -127,6 +127,11 @@ class House:
     def worker(self, **settings: Any) -> Server:
         return self._start([str(HERE / "served.py")], settings)
 
+    def command(self, *arguments: str, source: Path = HERE, **settings: Any) -> Server:
+        """`python -m kvqueue_fastapi worker`, of the app in `source`."""
+        command = ["kvqueue_fastapi", "worker", "--app-dir", str(source), *arguments]
+        return self._start(["-m", *command], settings)
+
     def lines(self, event: str, message_id: int | None = None) -> list[Line]:
         lines = (Line(**json.loads(text)) for text in self._ledger.read_text().splitlines())
         return [

@@ -1,0 +1,186 @@
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kvqueue_fastapi.cli import main
+
+SHOP = """
+from fastapi import FastAPI
+from kvqueue_fastapi import KvQueueModule, on_queue_message
+
+@on_queue_message("order.created")
+async def pack(order: int) -> None: ...
+
+app = FastAPI()
+queue_module = KvQueueModule("orders.db", consumers=[pack])
+queue_module.install(app)
+bare = FastAPI()
+wrapped = lambda scope, receive, send: app(scope, receive, send)
+number = 7
+
+def create_app() -> FastAPI:
+    return app
+
+def create_nothing() -> None: ...
+
+async def create_later() -> FastAPI:
+    return app
+"""
+STARTS = """
+import logging, os, signal
+from contextlib import asynccontextmanager
+from fastapi import FastAPI
+from kvqueue_fastapi import KvQueueModule, on_queue_message
+
+@asynccontextmanager
+async def lifespan(_app):
+    {startup}
+    yield
+
+@on_queue_message("order.created")
+async def pack() -> None: ...
+
+app = FastAPI(lifespan=lifespan)
+KvQueueModule("orders.db", consumers=[pack]).install(app)
+"""
+STOP = "os.kill(os.getpid(), signal.SIGTERM)"
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    (tmp_path / "cli_shop.py").write_text(SHOP)
+    for name in [name for name in os.environ if name.startswith("KVQUEUE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield tmp_path
+    sys.modules.pop("cli_shop", None)
+
+
+# --- wrong commands ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("cli_shop", r"'cli_shop' is no module:app\. Name a module and the app in it, such as"),
+        (":app", r"':app' is no module:app"),
+        ("cli_shop:", r"'cli_shop:' is no module:app"),
+        (".cli_shop:app", r"'\.cli_shop:app' is no module:app"),
+        ("cli_shop.py:app", r"'cli_shop\.py' is a file\. Name the module as an import does"),
+        ("./cli_shop:app", r"'\./cli_shop' is a file"),
+        ("cli_shopp:app", r"no module 'cli_shopp' in /.*Start where it is, or name its directory"),
+        ("cli_shopp.web:app", r"There is no module 'cli_shopp\.web'"),
+        ("cli_shop.web:app", r"There is no module 'cli_shop\.web'"),
+        ("cli_shop:ap", r"'cli_shop' has no 'ap'\. It has .*cli_shop:app, cli_shop:queue_module"),
+        ("cli_shop:app.queue", r"'cli_shop' has no 'app\.queue'"),
+        ("os:app", r"'os' has no 'app'\. Name the app in it\."),
+        (
+            "cli_shop:number",
+            r"number is of type int, allowed is a FastAPI app or a KvQueueModule\.",
+        ),
+        ("cli_shop:create_app", r"is of type function.*If it makes the app, add --factory\."),
+        ("cli_shop:app --factory", r"app is of type FastAPI, no factory\. Leave --factory out\."),
+        ("cli_shop:number --factory", r"number is of type int, no factory"),
+        ("cli_shop:wrapped --factory", r"cannot be called without arguments: missing .* 'scope'"),
+        ("cli_shop:create_nothing --factory", r"What .* made is of type NoneType, allowed is"),
+        (
+            "cli_shop:create_later --factory",
+            r"made is of type coroutine.*Write the factory with `def`\.",
+        ),
+        ("cli_shop:bare", r"cli_shop:bare: This app has no queue\. Call queue_module\.install\("),
+        ("cli_shop:app --app-dir gone", r"There is no directory /.*/gone\. Name the one that has"),
+        ("cli_shop:app --concurrency 0", r"--concurrency: '0' is not allowed: .* or equal to 1"),
+        ("cli_shop:app --concurrency few", r"--concurrency: 'few' is not allowed: .*integer"),
+        ("", r"the following arguments are required: module:app"),
+    ],
+)
+def test_wrong_command_says_what_to_write(
+    directory: Path, capsys: pytest.CaptureFixture[str], arguments: str, says: str
+) -> None:
+    with pytest.raises(SystemExit) as ending:
+        main(["worker", *arguments.split()])
+
+    assert ending.value.code == 2
+    usage, _, error = capsys.readouterr().err.partition("worker: error: ")
+    assert usage.startswith("usage: python -m kvqueue_fastapi worker ")
+    assert re.search(says, error), error
+
+
+def test_without_a_command_the_commands_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ending:
+        main([])
+
+    assert ending.value.code == 2
+    assert "arguments are required: COMMAND" in capsys.readouterr().err
+
+
+# --- in a process ---
+
+
+def run(directory: Path, text: str, *options: str) -> subprocess.CompletedProcess[str]:
+    (directory / "cli_starts.py").write_text(text)
+    command = [sys.executable, "-m", "kvqueue_fastapi", "worker", "cli_starts:app", *options]
+    return subprocess.run(
+        command, cwd=directory, capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def test_wrong_command_ends_without_a_traceback(directory: Path) -> None:
+    ended = run(directory, "")
+
+    assert ended.returncode == 2
+    assert "The module 'cli_starts' has no 'app'" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("import no_such_package", "ModuleNotFoundError: No module named 'no_such_package'"),
+        (STARTS.format(startup="raise OSError('no pool')"), "OSError: no pool"),
+    ],
+)
+def test_error_in_the_apps_own_code_is_told_with_its_traceback(
+    directory: Path, text: str, error: str
+) -> None:
+    ended = run(directory, text)
+
+    assert ended.returncode == 1
+    assert "cli_starts.py" in ended.stderr
+    assert ended.stderr.endswith(f"{error}\n")
+
+
+def test_ctrl_c_during_the_import_ends_it_without_a_traceback(directory: Path) -> None:
+    ended = run(directory, "import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+
+    assert (ended.returncode, ended.stderr) == (130, "")
+
+
+def test_signal_during_the_start_stops_it_when_it_has_started(directory: Path) -> None:
+    ended = run(directory, STARTS.format(startup=STOP))
+
+    assert ended.returncode == 0
+    lines = ended.stderr.splitlines()
+    assert [line.split(" ", 2)[2] for line in lines] == [
+        re.sub(r"\d+", lines[0].split("Worker ")[1].split()[0], line)
+        for line in (
+            "INFO kvqueue_fastapi: Worker 0 listens at orders.db to order.created",
+            "INFO kvqueue_fastapi: Worker 0 stopped",
+        )
+    ]
+
+
+def test_logging_that_the_app_has_set_up_is_left_alone(directory: Path) -> None:
+    own = "logging.basicConfig(level='INFO', format='shop says %(message)s')"
+
+    ended = run(directory, STARTS.format(startup=f"{own}; {STOP}"))
+
+    assert re.fullmatch(
+        r"shop says Worker \d+ listens .*\nshop says Worker \d+ stopped\n", ended.stderr
+    )
