@@ -150,6 +150,27 @@ async def test_number_that_a_crashed_server_gave_again_proves_nothing(
     assert await stage.counter(SENT) == 0
 
 
+async def test_commit_that_a_crash_followed_is_not_known_of_and_not_done_again(
+    stage: Stage, start_proxy: Callable[[PostgresServer], Proxy]
+) -> None:
+    proxy = start_proxy(stage.server)
+    async with through(proxy, stage.server.url, listen=False) as bench:
+        async with held_commits(stage.server.url) as commits:
+            await commits.hold()
+            # all in one transaction
+            acting = asyncio.gather(*(add(bench) for _ in range(5)), return_exceptions=True)
+            await commits.one()
+            proxy.swallow(asks=False)
+            await commits.let_go()
+            await asyncio.to_thread(stage.server.restart, "immediate")
+        proxy.resume()
+
+        answers = await acting
+
+    assert all(UNKNOWN in str(answer) for answer in answers), answers
+    assert await stage.counter(SENT) == len(answers)
+
+
 async def held(commits: HeldCommits, bench: Bench, act: Act) -> asyncio.Task[Any]:
     await commits.hold()
     acting = asyncio.create_task(act(bench))  # type: ignore[arg-type]

@@ -25,6 +25,8 @@ async def test_table_that_is_locked_for_longer_than_a_lease_delays_and_doubles_n
         await connection.close()
         await load.goes_on()
 
+    assert all("holds a lock" in text for text in load.refused)
+
 
 async def test_full_queue_of_notices_stops_neither_sends_nor_handlers(
     start_stage: Callable[..., Stage],
@@ -37,8 +39,7 @@ async def test_full_queue_of_notices_stops_neither_sends_nor_handlers(
         await connection.execute("LISTEN others")
         await connection.execute("BEGIN; SELECT 1")
         with pytest.raises(asyncpg.PostgresError, match="too many notifications"):
-            while True:
-                await stage.ask("SELECT pg_notify('others', repeat('x', $1))", LONGEST_NOTICE)
+            await notify_for_ever(stage)
         await load.goes_on(100)
         await connection.close()
 
@@ -62,3 +63,8 @@ async def test_full_disk_refuses_sends_and_loses_and_doubles_nothing(
         if not stage.server.running:
             await asyncio.to_thread(stage.server.start)
         await load.goes_on()
+
+
+async def notify_for_ever(stage: Stage) -> None:
+    while True:
+        await stage.ask("SELECT pg_notify('others', repeat('x', $1))", LONGEST_NOTICE)

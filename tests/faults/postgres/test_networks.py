@@ -59,7 +59,9 @@ async def test_machine_that_only_lost_the_connection_that_listens_is_not_taken_f
         lost = [row[0] for row in await stage.ask(LISTENER_PORTS) if row[0] in proxy.ports]
         assert len(lost) == 1
         proxy.swallow(port=lost[0])
-        await stage.until_asked(f"SELECT NOT EXISTS ({LISTENER_PORTS} AND client_port = $1)", lost[0])
+        await stage.until_asked(
+            f"SELECT NOT EXISTS ({LISTENER_PORTS} AND client_port = $1)", lost[0]
+        )
         await stage.until_asked(f"SELECT count(*) = 2 FROM ({LISTENER_PORTS}) AS ports")
 
     assert await stage.ask(LISTENERS) == listeners

@@ -4,7 +4,8 @@ import asyncio
 import subprocess
 from collections.abc import Callable
 
-from tests.faults.postgres.stage import Stage
+from tests.contract.harness import running
+from tests.faults.postgres.stage import LEASE_S, Stage
 from tests.servers.postgres import PostgresServer
 from tests.servers.proxy import Proxy
 
@@ -15,7 +16,11 @@ IN_TRANSACTION = """
 SELECT EXISTS (SELECT 1 FROM pg_stat_activity
                 WHERE state = 'idle in transaction' AND client_port = ANY ($1))
 """
-LISTENING = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1"
+LISTENING = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity JOIN pg_locks USING (pid)
+ WHERE locktype = 'advisory'
+"""
+LONG_S = 4
 ROUNDS = 10
 
 
@@ -44,14 +49,26 @@ async def test_process_that_stands_still_within_a_transaction_keeps_nothing_lock
         stage.thaw(frozen)
 
 
-async def test_machine_that_may_not_listen_again_but_lives_is_not_taken_for_dead(
+async def test_machine_that_may_not_connect_again_but_lives_is_not_taken_for_dead(
     stage: Stage,
 ) -> None:
-    await stage.query("CREATE ROLE worker LOGIN SUPERUSER PASSWORD 'secret'")
-    await stage.query("ALTER ROLE worker NOSUPERUSER")
-    await stage.query("GRANT ALL ON DATABASE postgres TO worker")
-    url = stage.server.url.replace("postgres:", "worker:", 1)
-    await stage.machine()
+    await stage.ask("CREATE ROLE worker LOGIN PASSWORD 'word'")
+    await stage.ask("GRANT CREATE ON DATABASE postgres TO worker")
+    address = stage.server.url.rpartition("@")[2]
+    machine = await stage.machine(f"postgresql://worker:word@{address}")
+    async with running(stage.server.url, listen=False, lease_s=LEASE_S) as bench:
+        message_id = await bench.queue.send_message("work", {"key": "k", "seconds": LONG_S})
+        await stage.begun(message_id)
+    peer = await stage.machine()
+    await stage.ask("ALTER ROLE worker CONNECTION LIMIT 0")
+
+    await stage.ask(f"{LISTENING} AND usename = 'worker'")
+    await stage.ended(message_id)
+    await stage.ask("ALTER ROLE worker CONNECTION LIMIT -1")
+
+    assert {line.pid for line in stage.ledger.lines("begun")} == {machine.pid}
+    assert peer.poll() is None
+    await stage.until_asked("SELECT count(*) = 2 FROM pg_locks WHERE locktype = 'advisory'")
 
 
 async def stop_within_transaction(
