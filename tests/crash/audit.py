@@ -6,7 +6,7 @@ The store knows nothing of it. The rows are in the order of the commits.
 import contextlib
 import sqlite3
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 _NOW: Final = "(julianday('now') - 2440587.5) * 86400.0"
 _COLUMNS: Final = "event, at, id, attempt, holder, crashes, lane, due"
@@ -92,51 +92,96 @@ class Remains(NamedTuple):
     integrity: str
 
 
-def install(database: Path) -> None:
-    """Watch a database that has its schema."""
-    with contextlib.closing(sqlite3.connect(database)) as connection:
-        connection.executescript(_TRIGGERS)
+class Database(Protocol):
+    """What is under fire."""
+
+    @property
+    def url(self) -> str:
+        """Of the database itself, whatever is between it and others."""
+        ...
+
+    def install(self) -> None:
+        """Watch a database that has its schema."""
+        ...
+
+    def holding(self) -> list[int]:
+        """The processes that have messages in hand."""
+        ...
+
+    def waiting(self) -> bool:
+        """Whether there are messages that are no dead letters."""
+        ...
+
+    def happened(self) -> int:
+        """How much has happened by now."""
+        ...
+
+    def can_write(self) -> bool:
+        """Whether nobody holds a lock for long."""
+        ...
+
+    def read(self) -> Remains:
+        """What is there when all processes have ended."""
+        ...
 
 
-def holding(database: Path) -> list[int]:
-    """The processes that have messages in hand."""
-    with contextlib.closing(sqlite3.connect(database, timeout=10)) as connection:
-        return [
-            row[0]
-            for row in connection.execute(
-                "SELECT pid FROM kvqueue_listeners AS listener WHERE EXISTS (SELECT 1"
-                " FROM kvqueue_messages WHERE state = 3 AND holder = listener.id)"
+class SqliteDatabase:
+    """A file."""
+
+    def __init__(self, path: Path) -> None:
+        self.url = str(path)
+
+    def install(self) -> None:
+        with self._connected() as connection:
+            connection.executescript(_TRIGGERS)
+
+    def holding(self) -> list[int]:
+        with self._connected() as connection:
+            return [
+                row[0]
+                for row in connection.execute(
+                    "SELECT pid FROM kvqueue_listeners AS listener WHERE EXISTS (SELECT 1"
+                    " FROM kvqueue_messages WHERE state = 3 AND holder = listener.id)"
+                )
+            ]
+
+    def waiting(self) -> bool:
+        with self._connected() as connection:
+            found = connection.execute("SELECT 1 FROM kvqueue_messages LIMIT 1").fetchone()
+            return found is not None
+
+    def happened(self) -> int:
+        with self._connected() as connection:
+            last = connection.execute("SELECT max(position) FROM crash_audit").fetchone()[0]
+            return last or 0
+
+    def can_write(self) -> bool:
+        # Long enough for a commit that is under way elsewhere to come to its end.
+        with self._connected(timeout_s=0.3) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+        return True
+
+    def read(self) -> Remains:
+        with self._connected() as connection:
+            entries = connection.execute(f"SELECT {_COLUMNS} FROM crash_audit ORDER BY position")
+            dead_letters = connection.execute(
+                "SELECT id, reason, crashes, data ->> 'key', EXISTS (SELECT 1 FROM kvqueue_kv"
+                " WHERE iif(encoding = 1, json(value) ->> '$.data.key', '') = dead.data ->> 'key') "
+                "FROM kvqueue_dead_letters AS dead"
             )
-        ]
+            effects = connection.execute(
+                "SELECT value FROM kvqueue_kv WHERE encoding = 2"
+            ).fetchone()
+            return Remains(
+                [Entry(*row) for row in entries],
+                [DeadLetter(*row) for row in dead_letters],
+                [row[0] for row in connection.execute("SELECT id FROM kvqueue_messages")],
+                int.from_bytes(effects[0], "little") if effects else 0,
+                connection.execute("PRAGMA integrity_check").fetchone()[0],
+            )
 
-
-def waiting(database: Path) -> bool:
-    """Whether there are messages that are no dead letters."""
-    with contextlib.closing(sqlite3.connect(database, timeout=10)) as connection:
-        return connection.execute("SELECT 1 FROM kvqueue_messages LIMIT 1").fetchone() is not None
-
-
-def happened(database: Path) -> int:
-    """How much has happened by now."""
-    with contextlib.closing(sqlite3.connect(database, timeout=10)) as connection:
-        last = connection.execute("SELECT max(position) FROM crash_audit").fetchone()[0]
-        return last or 0
-
-
-def read(database: Path) -> Remains:
-    """What is there when all processes have ended."""
-    with contextlib.closing(sqlite3.connect(database)) as connection:
-        entries = connection.execute(f"SELECT {_COLUMNS} FROM crash_audit ORDER BY position")
-        dead_letters = connection.execute(
-            "SELECT id, reason, crashes, data ->> 'key', EXISTS (SELECT 1 FROM kvqueue_kv"
-            " WHERE iif(encoding = 1, json(value) ->> '$.data.key', '') = dead.data ->> 'key') "
-            "FROM kvqueue_dead_letters AS dead"
-        )
-        effects = connection.execute("SELECT value FROM kvqueue_kv WHERE encoding = 2").fetchone()
-        return Remains(
-            [Entry(*row) for row in entries],
-            [DeadLetter(*row) for row in dead_letters],
-            [row[0] for row in connection.execute("SELECT id FROM kvqueue_messages")],
-            int.from_bytes(effects[0], "little") if effects else 0,
-            connection.execute("PRAGMA integrity_check").fetchone()[0],
-        )
+    def _connected(self, timeout_s: float = 10) -> contextlib.closing[sqlite3.Connection]:
+        return contextlib.closing(sqlite3.connect(self.url, timeout=timeout_s))

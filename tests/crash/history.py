@@ -12,7 +12,9 @@ from tests.crash.plan import MAX_CRASHES
 from tests.crash.spans import Span, seconds_within, without
 
 DEATHS: Final = frozenset({"SIGKILL", "dying"})
-FREEZES: Final = frozenset({"SIGSTOP", "SIGSTOP within a commit"})
+FREEZES: Final = frozenset({"SIGSTOP", "SIGSTOP within a commit", "cut off"})
+RECOVERY_S: Final = 2.0
+"""After an outage: a process connects again, and takes nobody for dead for a second more."""
 LAST_S: Final = 0.05
 """From a process's word that it dies to its death, at the most."""
 ENDS: Final = frozenset({"ended", "failed", "cancelled", "dying"})
@@ -60,7 +62,7 @@ class History:
         deliveries: of each message, as they began.
         holdings: of each message, as it was claimed.
         faults: of each process.
-        locked: when a frozen process held the database's lock.
+        locked: when a frozen process held the database's lock, or the server was away.
         apart: when a message was one crash from its end: before and while that is handled, a
             process begins nothing else, and waits for the handlers that it has begun.
         listening: when each process listened and was neither frozen nor dead.
@@ -86,6 +88,9 @@ class History:
             for faults in self.faults.values()
             for fault in faults
             if fault.event == "SIGSTOP within a commit"
+        ]
+        self.locked += [
+            Span(line.at, line.until + RECOVERY_S) for line in lines if line.event == "outage"
         ]
         self.apart = list(_apart(self.holdings.values()))
         self.listening = {pid: self._listening(pid) for pid in set(self._pids.values())}
@@ -114,7 +119,11 @@ class History:
     def others_listening(self, pid: int) -> list[Span]:
         """When somebody else could have taken over from a process."""
         others = (span for one, spans in self.listening.items() if one != pid for span in spans)
-        return without(others, self.locked)
+        # Of who dies while it is cut off, the server hears when it may.
+        silent = [
+            Span(f.at, f.until + RECOVERY_S) for f in self.faults[pid] if f.event == "cut off"
+        ]
+        return without(others, self.locked + silent)
 
     def _listening(self, pid: int) -> list[Span]:
         entered = [e.at for e in self.remains.entries if e.event == "listening" and e.id == pid]

@@ -6,19 +6,22 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any, Final
 
+from tests.crash.audit import Database
 from tests.crash.ledger import Ledger
+from tests.crash.network import Network
 from tests.crash.plan import LEASE_S
 from tests.crash.servers import ROOT, Server
 
 DECK: Final = {"kill": 10, "kill all": 1, "terminate": 4, "freeze": 3, "visit": 2}
 """How often each fault comes before any comes once more."""
+NETWORK_DECK: Final = {"cut": 3, "swallow": 2, "swallow answers": 1, "sessions": 2, "restart": 2}
+"""The same, where there is a network with a database server behind it."""
 FROZEN_S: Final = (LEASE_S + 1.0, LEASE_S + 2.0)
 """For how long: always longer than a lease."""
 LOOKS: Final = 100
@@ -30,36 +33,53 @@ class Killer:
     """Kills, ends and freezes workers, and brings in other programs.
 
     Args:
-        server: whose workers are its victims.
+        servers: whose workers are its victims.
+        database: what they hold there, and what other programs open.
+        network: between the two; None: there is none.
         ledger: where it writes what it did.
         pause_s: how long to wait between two faults, on average.
     """
 
-    def __init__(self, server: Server, ledger: Ledger, pause_s: float) -> None:
+    def __init__(
+        self,
+        servers: list[Server],
+        database: Database,
+        network: Network | None,
+        ledger: Ledger,
+        pause_s: float,
+    ) -> None:
         self.kills = 0
-        self._server = server
+        self._servers = servers
+        self._database = database
+        self._network = network
         self._ledger = ledger
         self._pause_s = pause_s
         self._deck: list[str] = []
         self._frozen: dict[int, asyncio.Task[None]] = {}
         self._visits: list[asyncio.Task[None]] = []
+        self._outages: list[asyncio.Task[None]] = []
 
     async def run(self, stop: asyncio.Event, kills: int) -> None:
         """Go on until it is to stop, or until so many processes were hit."""
         while not stop.is_set() and self.kills < kills:
             await asyncio.sleep(random.uniform(0, 2 * self._pause_s))
             await self._strike(self._drawn())
-        await asyncio.gather(*self._frozen.values(), *self._visits)
+        await asyncio.gather(*self._frozen.values(), *self._visits, *self._outages)
 
     def _drawn(self) -> str:
         if not self._deck:
-            self._deck = [fault for fault, count in DECK.items() for _ in range(count)]
+            decks = {**DECK, **(NETWORK_DECK if self._network else {})}
+            self._deck = [fault for fault, count in decks.items() for _ in range(count)]
             random.shuffle(self._deck)
         return self._deck.pop()
 
     async def _strike(self, fault: str) -> None:
         if fault == "visit":
             self._visits.append(asyncio.create_task(self._visit()))
+            return
+        if fault in NETWORK_DECK:
+            assert self._network is not None
+            self._outages.append(asyncio.create_task(self._network.strike(fault)))
             return
         victim = await self._victim()
         if victim is None:
@@ -74,14 +94,17 @@ class Killer:
     async def _victim(self) -> int | None:
         """Somebody with messages in hand; None: nobody has, for all the waiting."""
         for _ in range(LOOKS):
-            if victims := [pid for pid in self._server.victims() if pid not in self._frozen]:
+            holding = await asyncio.to_thread(self._database.holding)
+            pids = [pid for server in self._servers for pid in server.pids()]
+            if victims := [pid for pid in holding if pid in pids and pid not in self._frozen]:
                 return random.choice(victims)
             await asyncio.sleep(LOOK_S)
         return None
 
     def _kill_all(self) -> None:
-        began, pids = time.time(), self._server.pids()
-        self._server.kill_all()
+        server = random.choice(self._servers)
+        began, pids = time.time(), server.pids()
+        server.kill_all()
         for pid in pids:
             self._note("SIGKILL", pid, began)
 
@@ -108,7 +131,7 @@ class Killer:
             del self._frozen[pid]
 
     async def _is_locked(self) -> bool:
-        return not await asyncio.to_thread(_can_write, self._server.database)
+        return not await asyncio.to_thread(self._database.can_write)
 
     async def _visit(self) -> None:
         """Another program opens the file, does what it does, and leaves or is killed."""
@@ -125,11 +148,16 @@ class Killer:
             visitor.kill()
 
     def _launch(self, config: dict[str, Any]) -> subprocess.Popen[bytes]:
-        with self._server.log.open("ab") as log:
+        server = self._servers[0]
+        with server.log.open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, str(VISITOR), json.dumps(config)],
                 cwd=ROOT,
-                env={**self._server.environment, "PYTHONPATH": str(ROOT)},
+                env={
+                    **server.environment,
+                    "KVQUEUE_URL": self._database.url,
+                    "PYTHONPATH": str(ROOT),
+                },
                 stdout=log,
                 stderr=log,
             )
@@ -137,13 +165,3 @@ class Killer:
     def _note(self, name: str, pid: int, began: float) -> None:
         self._ledger.note(name, pid=pid, at=began, until=time.time())
         self.kills += 1
-
-
-def _can_write(database: Path) -> bool:
-    # Long enough for a commit that is under way elsewhere to come to its end.
-    with contextlib.closing(sqlite3.connect(database, timeout=0.3)) as connection:
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError:
-            return False
-    return True

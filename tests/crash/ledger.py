@@ -13,7 +13,8 @@ class Line(NamedTuple):
 
     Attributes:
         event: of a client: "sending", "sent", "unsure"; of a handler: "begun", "committing",
-            "ended", "failed", "cancelled", "dying"; of the killer: the name of its fault.
+            "ended", "failed", "cancelled", "dying"; of the killer: the name of its fault,
+            such as "cut off" of a process that reaches no server, "outage" where none does.
         at: seconds since 1970.
         pid: whose doing it was; of a fault, its victim.
         id: the message.

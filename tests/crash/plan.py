@@ -12,12 +12,14 @@ class Plan(NamedTuple):
     """What one run is to be.
 
     Attributes:
-        workers: of uvicorn.
+        workers: of each uvicorn.
         seconds: how long it lasts at the most.
         kills: after how many it ends.
         pause_s: between two faults, on average.
         pace_s: between two messages of one producer, on average.
         poison: the share of messages that kill their handlers.
+        machines: each of which has its own servers, and its own way to PostgreSQL; 0: all of
+            it is on one file of SQLite.
     """
 
     workers: int
@@ -26,3 +28,4 @@ class Plan(NamedTuple):
     pause_s: float
     pace_s: float = 0.05
     poison: float = 0.002
+    machines: int = 0

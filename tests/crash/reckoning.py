@@ -55,7 +55,8 @@ def reckon(history: History) -> Report:
 
 def _count(history: History, report: Report) -> Iterator[str]:
     faults = Counter(f.event for faults in history.faults.values() for f in faults)
-    report.figures["faults"] = _listed(faults)
+    faults["outage"] = sum(line.event == "outage" for line in history.lines)
+    report.figures["faults"] = _listed(+faults)
     unsure = sum(line.event == "unsure" for line in history.lines)
     report.figures["sent"] = f"{len(history.sent):,}, and {unsure:,} given up without an answer"
     begun = sum(map(len, history.deliveries.values()))

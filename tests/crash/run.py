@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Final
 
 from kvqueue_fastapi import Kv
-from tests.crash import audit, ledger
+from tests.crash import ledger
+from tests.crash.audit import Database, SqliteDatabase
 from tests.crash.history import History
 from tests.crash.killer import Killer
 from tests.crash.ledger import Ledger
+from tests.crash.network import Network, postgres_behind
 from tests.crash.plan import Plan
+from tests.crash.postgres_audit import PostgresDatabase
 from tests.crash.producers import Producer
 from tests.crash.reckoning import Report, reckon
 from tests.crash.servers import Server
@@ -27,34 +30,51 @@ STALLED_S: Final = 30
 
 async def run(directory: Path, plan: Plan) -> Report:
     """Let it happen, in an empty directory, and hold the promises against it."""
-    server = Server(directory, plan.workers)
-    async with Kv.open(str(server.database)):
-        audit.install(server.database)
-    book = Ledger(server.ledger)
-    server.start()
+    if not plan.machines:
+        database = SqliteDatabase(directory / "queue.db")
+        return await _run(database, [Server(directory, plan.workers, database.url)], None, plan)
+    with postgres_behind(plan.machines) as (postgres, ways):
+        urls = [way.url_for(postgres.url) for way in ways]
+        servers = [Server(directory, plan.workers, url) for url in urls]
+        there = PostgresDatabase(postgres.url)
+        network = Network(postgres, ways, servers, there, Ledger(servers[0].ledger))
+        return await _run(there, servers, network, plan)
+
+
+async def _run(
+    database: Database, servers: list[Server], network: Network | None, plan: Plan
+) -> Report:
+    async with Kv.open(database.url):
+        database.install()
+    book = Ledger(servers[0].ledger)
+    for server in servers:
+        server.start()
     try:
         began = time.monotonic()
-        kills = await _under_fire(server, book, plan)
+        killer = Killer(servers, database, network, book, plan.pause_s)
+        await _under_fire(servers, killer, book, plan)
         lasted_s = time.monotonic() - began
-        await _quiet(server)
-        await server.stop(within_s=STALLED_S)
+        await _quiet(database)
+        await asyncio.gather(*(server.stop(within_s=STALLED_S) for server in servers))
     finally:
-        server.kill_all()
-    report = reckon(History(list(ledger.read(server.ledger)), audit.read(server.database)))
-    workers = f"{plan.workers} uvicorn worker{'s' * (plan.workers > 1)}"
-    what = f"{lasted_s:.0f} s, {workers}, {kills} processes killed, ended or frozen"
+        for server in servers:
+            server.kill_all()
+    remains = await asyncio.to_thread(database.read)
+    report = reckon(History(list(ledger.read(servers[0].ledger)), remains))
+    machines = f"{plan.machines} machines on PostgreSQL, each with " if plan.machines else ""
+    workers = f"{machines}{plan.workers} uvicorn worker{'s' * (plan.workers > 1)}"
+    what = f"{lasted_s:.0f} s, {workers}, {killer.kills} processes killed, ended or frozen"
     report.figures = {"run": what, **report.figures}
-    report.kills = kills
+    report.kills = killer.kills
     return report
 
 
-async def _under_fire(server: Server, book: Ledger, plan: Plan) -> int:
+async def _under_fire(servers: list[Server], killer: Killer, book: Ledger, plan: Plan) -> None:
     stop = asyncio.Event()
-    killer = Killer(server, book, plan.pause_s)
     producers = [
         Producer(
             book,
-            server.port,
+            servers[number % len(servers)].port,
             lane=f"lane {number}" if number < LANES else "",
             # An impatient client of an ordering key would not know what its order is.
             is_patient=number != LANES,
@@ -72,14 +92,13 @@ async def _under_fire(server: Server, book: Ledger, plan: Plan) -> int:
     )
     stop.set()
     await asyncio.gather(*done, *working, killing)
-    return killer.kills
 
 
-async def _quiet(server: Server) -> None:
+async def _quiet(database: Database) -> None:
     happened, at = 0, time.monotonic()
-    while audit.waiting(server.database) and time.monotonic() - at < STALLED_S:
+    while await asyncio.to_thread(database.waiting) and time.monotonic() - at < STALLED_S:
         await asyncio.sleep(0.1)
-        if (count := audit.happened(server.database)) != happened:
+        if (count := await asyncio.to_thread(database.happened)) != happened:
             happened, at = count, time.monotonic()
 
 

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from tests.crash import audit
 from tests.crash.plan import LEASE_S, MAX_CRASHES
 
 SETTINGS: Final = {
@@ -26,12 +25,13 @@ class Server:
     """uvicorn with one worker or more, on one database.
 
     Args:
-        directory: for the database, the ledger and the log.
+        directory: for the ledger and the log.
         workers: how many; with one, the server itself is the worker.
+        url: of the database, as this server sees it.
     """
 
-    def __init__(self, directory: Path, workers: int) -> None:
-        self.database = directory / "queue.db"
+    def __init__(self, directory: Path, workers: int, url: str) -> None:
+        self._url = url
         self.ledger = directory / "ledger.jsonl"
         self.log = directory / "server.log"
         self.port = _free_port()
@@ -41,18 +41,12 @@ class Server:
 
     @property
     def environment(self) -> dict[str, str]:
-        own = {"KVQUEUE_URL": str(self.database), "CRASH_LEDGER": str(self.ledger)}
+        own = {"KVQUEUE_URL": self._url, "CRASH_LEDGER": str(self.ledger)}
         return {**os.environ, **SETTINGS, **own}
 
     def start(self) -> None:
         """Run it, again and again."""
         self._keeping = asyncio.create_task(self._keep())
-
-    def victims(self) -> list[int]:
-        """The processes that live and have messages in hand."""
-        if self._process is None:
-            return []
-        return [pid for pid in audit.holding(self.database) if pid in self.pids()]
 
     def pids(self) -> list[int]:
         """The server and its workers, listening or not."""

@@ -1,4 +1,4 @@
-"""A bounded run under fire: about a minute, a hundred processes killed, ended or frozen."""
+"""Bounded runs under fire: a hundred processes killed, ended, frozen or cut off."""
 
 from pathlib import Path
 
@@ -16,8 +16,9 @@ PATIENCE_S = 120
     [
         Plan(workers=1, seconds=PATIENCE_S, kills=25, pause_s=0.3),
         Plan(workers=3, seconds=PATIENCE_S, kills=75, pause_s=0.2),
+        Plan(workers=1, seconds=PATIENCE_S, kills=20, pause_s=0.15, machines=3),
     ],
-    ids=["one-worker", "three-workers"],
+    ids=["one-worker", "three-workers", "three-machines-on-postgres"],
 )
 async def test_every_promise_is_kept_under_fire(tmp_path: Path, plan: Plan) -> None:
     report = await run(tmp_path, plan)
