@@ -16,7 +16,7 @@ PATIENCE_S = 120
     [
         Plan(workers=1, seconds=PATIENCE_S, kills=25, pause_s=0.3),
         Plan(workers=3, seconds=PATIENCE_S, kills=75, pause_s=0.2),
-        Plan(workers=1, seconds=PATIENCE_S, kills=20, pause_s=0.15, machines=3),
+        Plan(workers=1, seconds=PATIENCE_S, kills=12, pause_s=0.15, machines=3),
     ],
     ids=["one-worker", "three-workers", "three-machines-on-postgres"],
 )
