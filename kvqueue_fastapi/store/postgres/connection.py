@@ -82,14 +82,14 @@ class OwnSession:
 
     async def fetch(self, statement: str, *values: Any) -> Sequence[Row]:
         """Run a statement of this engine, and give all its rows."""
-        rows: Sequence[Row] = await self._connection.fetch(
-            in_schema(statement, self._schema), *values, timeout=self._timeout_s
-        )
+        here = in_schema(statement, self._schema)
+        rows: Sequence[Row] = await self._connection.fetch(here, *values, timeout=self._timeout_s)
         return rows
 
     async def execute(self, script: str) -> None:
         """Run one or more statements that take no values and give no rows."""
-        await self._connection.execute(in_schema(script, self._schema), timeout=self._timeout_s)
+        here = in_schema(script, self._schema)
+        await self._connection.execute(here, timeout=self._timeout_s)
 
     @property
     def pid(self) -> int:

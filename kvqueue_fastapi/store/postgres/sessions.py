@@ -32,6 +32,10 @@ _SHORTEST_WAIT_S: Final = 0.02
 _LONGEST_WAIT_S: Final = 0.5
 _LOOK_TIMEOUT_S: Final = 300.0
 """For the keeper's questions, which may go through whole tables."""
+# What a pooler's server connection was told before is not known.
+_BEGIN_POOLED: Final = "; ".join(
+    (sql.BEGIN, *(f"SET LOCAL {name} = '{value}'" for name, value in SETTINGS.items()))
+)
 
 
 class Begun(NamedTuple):
@@ -199,14 +203,8 @@ class Sessions:
             self.patience.outages.has_failed()
 
     async def _begin(self, session: OwnSession) -> None:
-        if not self._is_pooled:
-            await session.execute(sql.BEGIN)
-            return
-        # What a pooler's server connection was told before is not known.
-        local = "; ".join(
-            f"SET LOCAL {name} = '{value}'" for name, value in SETTINGS.items() if "." not in name
-        )
-        await session.execute(f"{sql.BEGIN}; {local}")
+        begin = _BEGIN_POOLED if self._is_pooled else sql.BEGIN
+        await session.execute(begin)
 
     @asynccontextmanager
     async def _session(
