@@ -59,6 +59,7 @@ class PostgresStore:
             self._ids,
             self._now_ms,
             self._tell,
+            self._ring_of,
         )
         # Gathered as writes are: a hundred that read at once share one statement.
         self._getter: Writer[Sequence[bytes]] = TaskWriter(self._get_together)
@@ -271,7 +272,11 @@ class PostgresStore:
             _call_all([wake for wake in self._wakes if wake not in taken_up])
         if written.keys_changed:
             _call_all(self._key_wakes)
-        self._ring(messages=written.left or written.made_ready, keys=written.keys_changed)
+
+    def _ring_of(self, written: Written) -> None:
+        messages = written.left or written.made_ready
+        if messages or written.keys_changed:
+            self._notices.ring(messages=messages, keys=written.keys_changed)
         self._count(written)
 
     def _ring(self, *, messages: bool = False, keys: bool = False) -> None:
@@ -282,7 +287,7 @@ class PostgresStore:
         self._handled += sum(len(one) for one in written.answers if isinstance(one, list))
         if self._handled >= VACUUM_EVERY:
             self._handled = 0
-            self._database.soon(self._vacuum)
+            self._vacuum()
 
     def _vacuum(self) -> None:
         if self._vacuuming is None or self._vacuuming.done():

@@ -24,6 +24,7 @@ from kvqueue_fastapi.store.postgres.connection import (
     store_error,
 )
 from kvqueue_fastapi.store.postgres.location import shown
+from kvqueue_fastapi.store.postgres.pool import Pool
 
 R = TypeVar("R")
 Work = Callable[[OwnSession], Awaitable[R]]
@@ -83,21 +84,12 @@ class Sessions:
         self.patience = patience
         self.name = f"kvqueue {secrets.token_hex(6)}"
         self._url = url
-        self._size = settings.postgres_pool_size
         self._is_pooled = settings.postgres_listen_url is not None
         self._listen_url = settings.postgres_listen_url or url
-        self._pool: Any = None
+        self._pool = Pool(self._connect, settings.postgres_pool_size)
 
     async def open(self) -> None:
         """Connect once, so that what is wrong with the URL is told at the start."""
-        self._pool = await asyncpg.create_pool(
-            self._url,
-            min_size=0,
-            max_size=self._size,
-            max_inactive_connection_lifetime=300,
-            reset=_leave_as_it_is,
-            **self._options(self._url, pooled=self._is_pooled),
-        )
         await self.attempt(lambda session: session.fetch(sql.NOW, None))
 
     async def connect_to_listen(self) -> Any:
@@ -108,8 +100,7 @@ class Sessions:
 
     async def close(self) -> None:
         """Let go of every connection."""
-        if self._pool is not None:
-            self._pool.terminate()
+        self._pool.close()
 
     async def attempt(self, work: Work[R], *, timeout_s: float | None = None) -> R:
         """Run one statement, or several of which each may be done twice, until it succeeds.
@@ -211,15 +202,19 @@ class Sessions:
         self, timeout_s: float | None, kind: type[Any] = OwnSession
     ) -> AsyncGenerator[Any]:
         patience_s = self.patience.seconds
-        connection = await self._pool.acquire(timeout=patience_s)
+        connection = await self._pool.take(patience_s)
         try:
             yield kind(connection, self.schema, timeout_s or max(1.0, patience_s / 2))
         except BaseException as error:
             if is_cut(error) or isinstance(error, asyncio.CancelledError):
                 connection.terminate()
+                self._pool.suspect()
             raise
         finally:
-            await self._pool.release(connection)
+            self._pool.give_back(connection)
+
+    async def _connect(self) -> Any:
+        return await asyncpg.connect(self._url, **self._options(self._url, pooled=self._is_pooled))
 
     async def _has_committed(self, begun: Begun) -> bool:
         """Find out how a transaction ended of which the commit was not answered."""
@@ -254,7 +249,3 @@ class Sessions:
         if "," in url and "target_session_attrs" not in url:
             options["target_session_attrs"] = "primary"
         return options
-
-
-async def _leave_as_it_is(_connection: Any) -> None:
-    """What a session was told stays so; a round trip for it would cost a third of a commit."""

@@ -134,8 +134,7 @@ picked AS MATERIALIZED (
     SELECT id, row_number() OVER (ORDER BY turn, position) AS place FROM candidate
      ORDER BY turn, position LIMIT $7),
 taken AS ({_TAKE})
-SELECT taken.*, (SELECT count(*) FROM candidate) AS candidates
-  FROM taken JOIN picked USING (id) ORDER BY picked.place
+SELECT taken.* FROM taken JOIN picked USING (id) ORDER BY picked.place
 """
 
 
