@@ -1,14 +1,14 @@
 """Opens a store by its URL: the only place that names an engine."""
 
-from typing import Any
+from typing import Any, Final
 
 from kvqueue_fastapi.errors import InvalidOptionError
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.base import AnyStore, Clock
 
-POSTGRES_SCHEMES = ("postgresql://", "postgres://")
-
 __all__ = ["AnyStore", "open_store"]
+
+POSTGRES_SCHEMES: Final = ("postgresql://", "postgres://")
 
 
 async def open_store(url: str, settings: KvQueueSettings, clock: Clock | None = None) -> AnyStore:
@@ -24,7 +24,8 @@ async def open_store(url: str, settings: KvQueueSettings, clock: Clock | None = 
         StoreError: the database cannot be opened.
     """
     # When it is opened, because what one engine needs is of no use to who has another.
-    if url.startswith(POSTGRES_SCHEMES):
+    given: Any = url
+    if isinstance(given, str) and given.startswith(POSTGRES_SCHEMES):
         store: AnyStore = await _postgres().open(url, settings, clock)
         return store
     from kvqueue_fastapi.store.sqlite.engine import SqliteStore  # noqa: PLC0415

@@ -169,6 +169,10 @@ _REMEDIES: Final = (
     ),
     (asyncpg.DiskFullError, " Make room on the server's disk; what was stored is safe."),
     (asyncpg.TooManyConnectionsError, " Raise max_connections, or lower postgres_pool_size."),
+    (
+        (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError),
+        " The URL leads to a pooler: set postgres_listen_url to one that leads to the server.",
+    ),
     (asyncpg.UndefinedTableError, " Another program has removed the table; restore a backup."),
     (_CUT, " Check that the server runs and can be reached."),
 )

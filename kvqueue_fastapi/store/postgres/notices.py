@@ -56,6 +56,8 @@ class Notices:
         self._listeners: dict[int, tuple[Any, ...]] = {}
         self._lost = asyncio.Event()
         self._ready = asyncio.Event()
+        self._heard_oneself = asyncio.Event()
+        self._is_deaf = False
         self._stopped = False
         self._lost_pid = 0
 
@@ -137,9 +139,26 @@ class Notices:
             await self._fetch(sql.END_BACKEND, self._lost_pid, self._sessions.name)
         self._lost_pid = connection.get_server_pid()
         await connection.add_listener(self.channel, self._hear)
+        await self._hear_oneself()
         for listener_id in self._listeners:
             await self._show(listener_id)
         self._ready.set()
+
+    async def _hear_oneself(self) -> None:
+        """See whether anything is heard: behind a pooler LISTEN hears nothing, without an error."""
+        self._heard_oneself.clear()
+        await self._fetch(sql.NOTIFY, self.channel, f"{self._sessions.name}:")
+        try:
+            await asyncio.wait_for(self._heard_oneself.wait(), TIMEOUT_S)
+        except TimeoutError:
+            if not self._is_deaf:
+                log.error(
+                    "LISTEN hears nothing at %s: it leads to a pooler such as PgBouncer. Messages "
+                    "of other processes are found by polling, and a dead process by its leases "
+                    "alone. Set postgres_listen_url to a URL that leads straight to the server",
+                    self._sessions.server,
+                )
+            self._is_deaf = True
 
     def _lose(self, _connection: Any) -> None:
         self._lost.set()
@@ -177,7 +196,9 @@ class Notices:
 
     def _hear(self, _connection: Any, _pid: int, _channel: str, payload: str) -> None:
         sender, _, kinds = payload.partition(":")
-        if sender != self._sessions.name:
+        if sender == self._sessions.name:
+            self._heard_oneself.set()
+        else:
             self._heard(kinds)
 
     async def _ring(self) -> None:

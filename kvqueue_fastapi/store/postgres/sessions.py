@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import asyncpg
 
 from kvqueue_fastapi.errors import KvQueueError, StoreError
+from kvqueue_fastapi.redaction import shown_url
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.postgres import statements as sql
 from kvqueue_fastapi.store.postgres.connection import (
@@ -23,7 +24,6 @@ from kvqueue_fastapi.store.postgres.connection import (
     quoted,
     store_error,
 )
-from kvqueue_fastapi.store.postgres.location import shown
 from kvqueue_fastapi.store.postgres.pool import Pool
 
 R = TypeVar("R")
@@ -80,7 +80,7 @@ class Sessions:
 
     def __init__(self, url: str, settings: KvQueueSettings, patience: Patience) -> None:
         self.schema = quoted(settings.postgres_schema)
-        self.server = shown(url)
+        self.server = shown_url(url)
         self.patience = patience
         self.name = f"kvqueue {secrets.token_hex(6)}"
         self._url = url
