@@ -111,12 +111,12 @@ def quoted(name: str) -> str:
 
 def is_cut(error: BaseException) -> bool:
     """Whether the connection is of no more use, and its last statement may have been done."""
-    return isinstance(error, _CUT)
+    return isinstance(error, _CUT) and not isinstance(error, asyncpg.ProtocolViolationError)
 
 
 def may_pass(error: BaseException) -> bool:
     """Whether the same may well be done when it is tried again."""
-    return isinstance(error, _CUT + _PASSING)
+    return is_cut(error) or isinstance(error, _PASSING)
 
 
 def store_error(error: BaseException, server: str) -> KvQueueError:
@@ -170,7 +170,11 @@ _REMEDIES: Final = (
     (asyncpg.DiskFullError, " Make room on the server's disk; what was stored is safe."),
     (asyncpg.TooManyConnectionsError, " Raise max_connections, or lower postgres_pool_size."),
     (
-        (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError),
+        (
+            asyncpg.InvalidSQLStatementNameError,
+            asyncpg.DuplicatePreparedStatementError,
+            asyncpg.ProtocolViolationError,
+        ),
         " The URL leads to a pooler: set postgres_listen_url to one that leads to the server.",
     ),
     (asyncpg.UndefinedTableError, " Another program has removed the table; restore a backup."),

@@ -152,7 +152,7 @@ class Notices:
             await asyncio.wait_for(self._heard_oneself.wait(), TIMEOUT_S)
         except TimeoutError:
             if not self._is_deaf:
-                log.error(
+                log.warning(
                     "LISTEN hears nothing at %s: it leads to a pooler such as PgBouncer. Messages "
                     "of other processes are found by polling, and a dead process by its leases "
                     "alone. Set postgres_listen_url to a URL that leads straight to the server",
