@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 from zlib import crc32
 
+from kvqueue_fastapi.errors import StoreBusyError
 from kvqueue_fastapi.store.postgres import statements as sql
 from kvqueue_fastapi.store.postgres.connection import OwnSession, Row, is_cut
 from kvqueue_fastapi.store.postgres.database_loop import DatabaseLoop
@@ -78,13 +79,23 @@ class Notices:
     async def enter(self, listener_id: int, *row: Any) -> None:
         """Show a mark of life, then say that this process listens."""
         self.start()
-        await asyncio.wait_for(self._ready.wait(), self._sessions.patience.seconds)
+        await self._require_ready()
         self._listeners[listener_id] = row
         try:
             await self._show(listener_id)
         except BaseException:
             del self._listeners[listener_id]
             raise
+
+    async def _require_ready(self) -> None:
+        try:
+            await asyncio.wait_for(self._ready.wait(), self._sessions.patience.seconds)
+        except TimeoutError as error:
+            msg = (
+                f"{self._sessions.server}: there is no connection that listens. Check that the "
+                "server can be reached, and has one more connection than the pool."
+            )
+            raise StoreBusyError(msg) from error
 
     async def leave(self, listener_id: int) -> None:
         """Take the mark of life away."""

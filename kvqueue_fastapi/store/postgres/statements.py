@@ -16,7 +16,8 @@ def _now(parameter: str) -> str:
 ID_BLOCK: Final = 1_000
 """Message ids to a number of the sequence; as in the schema."""
 
-BEGIN: Final = "BEGIN"
+# Whatever the role's or the database's default: claims would fail each other otherwise.
+BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 COMMIT: Final = "COMMIT"
 ROLLBACK: Final = "ROLLBACK"
 
