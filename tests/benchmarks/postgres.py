@@ -1,5 +1,6 @@
 """The queue on PostgreSQL, as an app uses it, measured as the peers there are."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from tests.benchmarks.peers import asynchronous, servers
 from tests.benchmarks.peers.handled import Handled
 from tests.benchmarks.peers.message import TYPE
 from tests.benchmarks.peers.sizes import Sizes
-from tests.benchmarks.rows import Row, not_installed
+from tests.benchmarks.rows import SYNCED, Figures, Row, not_installed
 
 WHO = "ours on PostgreSQL"
 FILL = f"""
@@ -21,6 +22,8 @@ INSERT INTO kvqueue.kvqueue_messages (id, type, data)
 SELECT nextval('kvqueue.kvqueue_id_blocks') * 1000, '{TYPE}', $1 FROM generate_series(1, $2::int)
 """
 """Put there without the queue's help, as any program may."""
+
+SIZE = "SELECT pg_total_relation_size('kvqueue.kvqueue_messages')"
 
 
 class Order(BaseModel):
@@ -63,6 +66,15 @@ class Ours:
         await connection.execute(FILL, PAYLOAD, count)
         await connection.close()
 
+    async def table_mb(self) -> float:
+        """With its indexes."""
+        import asyncpg
+
+        connection = await asyncpg.connect(self.url)
+        size: int = await connection.fetchval(SIZE)
+        await connection.close()
+        return size / 1_000_000
+
     @asynccontextmanager
     async def handling(self) -> AsyncIterator[None]:
         async with self.listening.running(self.injector) as queue:
@@ -82,9 +94,29 @@ def missing() -> str | None:
     return not_installed("asyncpg") or servers.postgres_missing()
 
 
+def wear(directory: Path, divisor: int) -> Figures:
+    """Messages a second behind 1,000,000 that went through, and what the table takes then."""
+    part = 100_000 // divisor
+
+    async def measure() -> Figures:
+        done = asyncio.Event()
+        handled = Handled(done)
+        rates: list[float] = []
+        async with opened(directory, handled) as ours, ours.handling():
+            for _ in range(10):
+                handled.expect(part)
+                await ours.fill(part)
+                await done.wait()
+                rates.append(handled.rate()["per_s"])
+            size = await ours.table_mb()
+        return {"per_s": rates[-1], "of_before": rates[-1] / rates[0], "table_mb": size}
+
+    return asyncio.run(measure())
+
+
 ROWS: list[Row] = asynchronous.rows(
     WHO,
-    "each commit synced",
+    SYNCED,
     opened,
     missing,
     Sizes(
@@ -94,4 +126,4 @@ ROWS: list[Row] = asynchronous.rows(
         depths=(10_000, 100_000, 500_000),
         handled=50_000,
     ),
-)
+) + [Row("D", "PostgreSQL, after 1,000,000 messages", WHO, SYNCED, wear, missing)]
