@@ -114,16 +114,14 @@ def wear(directory: Path, divisor: int) -> Figures:
     return asyncio.run(measure())
 
 
-ROWS: list[Row] = asynchronous.rows(
-    WHO,
-    SYNCED,
-    opened,
-    missing,
-    Sizes(
-        "PostgreSQL",
-        sends=40_000,
-        ones=3_000,
-        depths=(10_000, 100_000, 500_000),
-        handled=50_000,
-    ),
-) + [Row("D", "PostgreSQL, after 1,000,000 messages", WHO, SYNCED, wear, missing)]
+SIZES = Sizes(
+    "PostgreSQL",
+    sends=40_000,
+    ones=3_000,
+    depths=(10_000, 100_000, 500_000),
+    handled=50_000,
+)
+ROWS: list[Row] = [
+    *asynchronous.rows(WHO, SYNCED, opened, missing, SIZES),
+    Row("D", "PostgreSQL, after 1,000,000 messages", WHO, SYNCED, wear, missing),
+]
