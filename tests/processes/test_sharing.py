@@ -1,4 +1,4 @@
-"""Several processes, or several parts of one, on one file."""
+"""Several processes, or several parts of one, on one database."""
 
 import asyncio
 from collections import Counter
@@ -8,8 +8,10 @@ import pytest
 
 from kvqueue_fastapi import KvQueue, KvQueueModule, on_queue_message
 from tests.processes.fleet import Fleet
+from tests.processes.foreign import ON_BOTH_ENGINES
 
 
+@ON_BOTH_ENGINES
 @pytest.mark.case(94)
 async def test_two_workers_share_a_backlog(fleet: Fleet, queue: KvQueue) -> None:
     ids = await queue.send_messages([("work", {"seconds": 0.05})] * 1_800)
@@ -24,6 +26,7 @@ async def test_two_workers_share_a_backlog(fleet: Fleet, queue: KvQueue) -> None
     assert all(share[worker.pid] >= 180 for worker in workers)
 
 
+@ON_BOTH_ENGINES
 @pytest.mark.parametrize("lease_s", [1, 30])
 async def test_what_waits_behind_a_long_handler_goes_to_a_free_peer(
     fleet: Fleet, queue: KvQueue, lease_s: float
@@ -42,6 +45,7 @@ async def test_what_waits_behind_a_long_handler_goes_to_a_free_peer(
     assert ended_by == {peer.pid}
 
 
+@ON_BOTH_ENGINES
 @pytest.mark.case(95)
 async def test_three_processes_of_three_writers_have_each_message_handled_once(
     fleet: Fleet,

@@ -10,6 +10,9 @@ import pytest
 
 from kvqueue_fastapi import Kv
 from tests.processes.fleet import KV_WORKER, Fleet
+from tests.processes.foreign import ON_BOTH_ENGINES
+
+pytestmark = ON_BOTH_ENGINES
 
 ACCOUNTS = [("account", number) for number in range(10)]
 BALANCE = 100

@@ -12,6 +12,9 @@ import pytest
 
 from kvqueue_fastapi import Kv, KvEntry, KvU64
 from tests.processes.fleet import KV_WORKER, PATIENCE_S, Fleet
+from tests.processes.foreign import ON_BOTH_ENGINES
+
+pytestmark = ON_BOTH_ENGINES
 
 WITHIN_S = 1
 """What is promised; the median is held against it, because the machine may be busy."""
