@@ -76,6 +76,7 @@ async def test_a_hundred_open_a_new_file_at_once(fleet: Fleet, _: int) -> None:
     assert fleet.rows("SELECT count(*) FROM kvqueue_messages") == [(100,)]
 
 
+@ON_BOTH_ENGINES
 async def test_a_forked_child_does_not_keep_its_dead_parent_alive(
     fleet: Fleet, queue: KvQueue
 ) -> None:
@@ -91,6 +92,7 @@ async def test_a_forked_child_does_not_keep_its_dead_parent_alive(
     assert again.at - killed_at < 3
 
 
+@ON_BOTH_ENGINES
 async def test_the_end_of_a_forked_child_does_not_end_its_parent(
     fleet: Fleet, queue: KvQueue
 ) -> None:

@@ -24,6 +24,7 @@ from kvqueue_fastapi.store.postgres.connection import (
     quoted,
     store_error,
 )
+from kvqueue_fastapi.store.postgres.forks import kept_from_children
 from kvqueue_fastapi.store.postgres.pool import Pool
 
 R = TypeVar("R")
@@ -94,9 +95,8 @@ class Sessions:
 
     async def connect_to_listen(self) -> Any:
         """A connection of one's own, straight to the server."""
-        return await asyncpg.connect(
-            self._listen_url, **self._options(self._listen_url, pooled=False)
-        )
+        options = self._options(self._listen_url, pooled=False)
+        return kept_from_children(await asyncpg.connect(self._listen_url, **options))
 
     async def close(self) -> None:
         """Let go of every connection."""
@@ -214,7 +214,8 @@ class Sessions:
             self._pool.give_back(connection)
 
     async def _connect(self) -> Any:
-        return await asyncpg.connect(self._url, **self._options(self._url, pooled=self._is_pooled))
+        options = self._options(self._url, pooled=self._is_pooled)
+        return kept_from_children(await asyncpg.connect(self._url, **options))
 
     async def _has_committed(self, begun: Begun) -> bool:
         """Find out how a transaction ended of which the commit was not answered."""
