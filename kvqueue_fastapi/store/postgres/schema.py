@@ -46,8 +46,7 @@ async def _migrate(
 
 
 async def _has_schema(session: Session, sessions: Sessions) -> bool:
-    table = f"{sessions.schema}.kvqueue_schema"
-    return bool((await session.fetch(sql.HAS_SCHEMA, table))[0][0])
+    return bool((await session.fetch(sql.HAS_SCHEMA, sessions.schema))[0][0])
 
 
 async def _missing(session: Session, known: tuple[Migration, ...]) -> list[Migration]:

@@ -451,8 +451,15 @@ HOW_IT_ENDED: Final = "SELECT pg_xact_status($1::text::xid8)"
 
 # --- the schema itself ---------------------------------------------------------------------
 
-HAS_SCHEMA: Final = "SELECT to_regclass($1) IS NOT NULL"
-HAS_NAMESPACE: Final = "SELECT to_regnamespace($1) IS NOT NULL"
+# Asked of the catalogue itself, because a session remembers what was not there, also while it
+# waits for an advisory lock. $1 is a quoted name.
+_IS_SCHEMA: Final = """'"' || replace(nspname, '"', '""') || '"' = $1"""
+HAS_SCHEMA: Final = f"""
+SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class AS class
+                 JOIN pg_catalog.pg_namespace AS space ON space.oid = class.relnamespace
+                WHERE class.relname = 'kvqueue_schema' AND {_IS_SCHEMA})
+"""
+HAS_NAMESPACE: Final = f"SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE {_IS_SCHEMA})"
 CREATE_SCHEMA: Final = "CREATE SCHEMA IF NOT EXISTS {schema}"
 CREATE_SCHEMA_TABLE: Final = """
 CREATE TABLE {schema}.kvqueue_schema (
