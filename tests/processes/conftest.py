@@ -11,12 +11,6 @@ from tests.processes.foreign import ForeignPostgres
 
 
 @pytest.fixture
-def engine() -> str:
-    """SQLite, where a test or its module does not say `ON_BOTH_ENGINES`."""
-    return "sqlite"
-
-
-@pytest.fixture
 def fleet(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fleet]:
     foreign = None
     if engine == "postgres":

@@ -10,10 +10,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import asyncpg
-import pytest
-
-ON_BOTH_ENGINES = pytest.mark.parametrize("engine", ["sqlite", "postgres"])
-"""For claims about the queue, whatever it is stored in."""
 
 Rows = list[tuple[Any, ...]]
 

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from kvqueue_fastapi import KvQueue
+from tests.engines import ON_BOTH_ENGINES
 from tests.processes.fleet import Fleet
-from tests.processes.foreign import ON_BOTH_ENGINES
 
 LEASE_S = 1
 SETTINGS = {"lease_s": LEASE_S}

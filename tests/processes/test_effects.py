@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from kvqueue_fastapi import Kv, KvU64
+from tests.engines import ON_BOTH_ENGINES
 from tests.processes.fleet import KV_WORKER, Fleet
-from tests.processes.foreign import ON_BOTH_ENGINES
 
 pytestmark = ON_BOTH_ENGINES
 

@@ -6,8 +6,8 @@ from collections import defaultdict
 
 import pytest
 
+from tests.engines import ON_BOTH_ENGINES
 from tests.processes.fleet import Fleet, Ledger
-from tests.processes.foreign import ON_BOTH_ENGINES
 
 WORKERS_KILLED = 10
 SENDERS_KILLED = 9

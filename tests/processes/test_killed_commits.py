@@ -10,8 +10,8 @@ from typing import NamedTuple
 import pytest
 
 from kvqueue_fastapi import Kv
+from tests.engines import ON_BOTH_ENGINES
 from tests.processes.fleet import KV_WORKER, Fleet
-from tests.processes.foreign import ON_BOTH_ENGINES
 
 GENERATIONS = 3
 COMMITTERS = 2

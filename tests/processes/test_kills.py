@@ -3,8 +3,8 @@
 import pytest
 
 from kvqueue_fastapi import KvQueue, KvQueueAdmin
+from tests.engines import ON_BOTH_ENGINES
 from tests.processes.fleet import Fleet
-from tests.processes.foreign import ON_BOTH_ENGINES
 
 TAKEOVER_S = 3
 """A second or so is the promise; the lease of 30 s would be the failure."""

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from kvqueue_fastapi import Kv, KvQueue, KvQueueAdmin, MessageRecord
+from tests.engines import ON_BOTH_ENGINES
 from tests.processes.fleet import Fleet
-from tests.processes.foreign import ON_BOTH_ENGINES
 
 PATIENCE_S = 30
 MAX_CRASHES = 5

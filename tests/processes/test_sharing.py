@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from kvqueue_fastapi import KvQueue, KvQueueModule, on_queue_message
+from tests.engines import ON_BOTH_ENGINES
 from tests.processes.fleet import Fleet
-from tests.processes.foreign import ON_BOTH_ENGINES
 
 
 @ON_BOTH_ENGINES

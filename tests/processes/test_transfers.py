@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from kvqueue_fastapi import Kv
+from tests.engines import ON_BOTH_ENGINES
 from tests.processes.fleet import KV_WORKER, Fleet
-from tests.processes.foreign import ON_BOTH_ENGINES
 
 pytestmark = ON_BOTH_ENGINES
 

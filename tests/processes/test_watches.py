@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from kvqueue_fastapi import Kv, KvEntry, KvU64
+from tests.engines import ON_BOTH_ENGINES
 from tests.processes.fleet import KV_WORKER, PATIENCE_S, Fleet
-from tests.processes.foreign import ON_BOTH_ENGINES
 
 pytestmark = ON_BOTH_ENGINES
 
