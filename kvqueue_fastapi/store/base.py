@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from kvqueue_fastapi.model import (
     AtomicWrite,
@@ -11,6 +11,7 @@ from kvqueue_fastapi.model import (
     ListenerRecord,
     MessageRecord,
     Query,
+    Send,
     Settlement,
     Stored,
     TypeCounts,
@@ -87,6 +88,26 @@ class Store(Protocol):
 
     def commit(self, write: AtomicWrite) -> Awaitable[Committed]:
         """Write all of it durably, or nothing; for the caller to await."""
+        ...
+
+    async def send_within(self, connection: Any, sends: Sequence[Send]) -> list[int]:
+        """Store messages in a transaction of the caller's own: they are sent if it commits.
+
+        Nothing is announced before. Whoever subscribed is woken soon after the commit.
+
+        Args:
+            connection: what the caller writes through, of one of the drivers of the engine.
+            sends: what to store.
+
+        Returns: their ids, in order.
+
+        Raises:
+            InvalidOptionError: the connection is of no use for it; the error says why.
+            IdempotencyConflictError: a key belongs to another body. The transaction may go on.
+            StoreBusyError: others hold a lock, or it cannot be serialized: all of the
+                transaction is to be done again.
+            StoreError: the database failed.
+        """
         ...
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from kvqueue_fastapi.endings import in_own_thread
-from kvqueue_fastapi.model import AtomicWrite, Claimed, Committed, Settlement, Stored
+from kvqueue_fastapi.model import AtomicWrite, Claimed, Committed, Send, Settlement, Stored
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.base import MAX_READ_KEYS, ClaimRequest, Clock
 from kvqueue_fastapi.store.key_table import stored
@@ -15,9 +15,11 @@ from kvqueue_fastapi.store.postgres import statements as sql
 from kvqueue_fastapi.store.postgres.admin import PostgresAdmin
 from kvqueue_fastapi.store.postgres.batch import Batch
 from kvqueue_fastapi.store.postgres.claims import Claims
+from kvqueue_fastapi.store.postgres.commits import Commits
 from kvqueue_fastapi.store.postgres.connection import Patience, Row
 from kvqueue_fastapi.store.postgres.database_loop import DatabaseLoop
 from kvqueue_fastapi.store.postgres.ids import Ids
+from kvqueue_fastapi.store.postgres.joint import JointSends
 from kvqueue_fastapi.store.postgres.lanes import Lanes, Written
 from kvqueue_fastapi.store.postgres.leases import Undertaker, extend
 from kvqueue_fastapi.store.postgres.listeners import Listeners
@@ -51,15 +53,27 @@ class PostgresStore:
         self._claims = Claims(self._sessions, self._undertaker, self._moment)
         self._notices = Notices(self._database, self._sessions, self._heard)
         self._listeners = Listeners(self._sessions, self._notices, self._undertaker)
+        types = KnownTypes()
+        batch = Batch(schema, self._ids, types)
         self._lanes = Lanes(
             self._database,
             self._sessions,
-            Batch(schema, self._ids, KnownTypes()),
+            batch,
             self._claims,
             self._ids,
             self._now_ms,
             self._tell,
             self._ring_of,
+        )
+        self._commits = Commits(self._database, self._sessions, self._sent_within)
+        self._joint = JointSends(
+            self._database,
+            self._sessions,
+            batch,
+            types,
+            self._ids,
+            self._commits,
+            self._now_ms,
         )
         # Gathered as writes are: a hundred that read at once share one statement.
         self._getter: Writer[Sequence[bytes]] = TaskWriter(self._get_together)
@@ -96,6 +110,10 @@ class PostgresStore:
     def commit(self, write: AtomicWrite) -> asyncio.Future[Committed]:
         """Write all of it durably, or nothing."""
         return self._lanes.commit(write)
+
+    async def send_within(self, connection: Any, sends: Sequence[Send]) -> list[int]:
+        """Store messages in a transaction of the caller's. Returns their ids, in order."""
+        return await self._joint.send(connection, sends)
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         """End claims, each by itself. Returns, in order, whether the lease still held."""
@@ -232,6 +250,7 @@ class PostgresStore:
     async def _end(self) -> None:
         if self._vacuuming is not None:
             self._vacuuming.cancel()
+        await self._commits.close()
         await self._notices.close()
         await self._sessions.close()
 
@@ -292,6 +311,11 @@ class PostgresStore:
     def _vacuum(self) -> None:
         if self._vacuuming is None or self._vacuuming.done():
             self._vacuuming = self._database.keep(vacuum(self._sessions))
+
+    def _sent_within(self) -> None:
+        """In the database's event loop: callers have committed what they sent."""
+        self._on_loop(lambda: _call_all(self._wakes))
+        self._notices.ring(messages=True, keys=False)
 
     def _heard(self, kinds: str) -> None:
         if MESSAGES in kinds:

@@ -449,6 +449,19 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 """
 HOW_IT_ENDED: Final = "SELECT pg_xact_status($1::text::xid8)"
 
+# --- sending in a transaction of the caller's ------------------------------------------------
+
+# A number is given only where something may be written: on a replica there is none to have.
+LOOK: Final = """
+SELECT database_id, current_database()::text, current_setting('transaction_isolation'),
+       CASE WHEN current_setting('transaction_read_only') = 'off'
+            THEN pg_current_xact_id()::text END
+  FROM {schema}.kvqueue_schema
+"""
+HOW_THEY_ENDED: Final = """
+SELECT xid, pg_xact_status(xid::xid8) FROM unnest($1::text[]) AS xid
+"""
+
 # --- the schema itself ---------------------------------------------------------------------
 
 # Asked of the catalogue itself, because a session remembers what was not there, also while it

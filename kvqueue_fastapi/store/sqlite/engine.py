@@ -15,6 +15,7 @@ from kvqueue_fastapi.model import (
     Claimed,
     Committed,
     KvSet,
+    Send,
     Settlement,
     Stored,
 )
@@ -40,6 +41,7 @@ from kvqueue_fastapi.store.sqlite.connection import (
 )
 from kvqueue_fastapi.store.sqlite.database_thread import DatabaseThread
 from kvqueue_fastapi.store.sqlite.forks import OpenFile
+from kvqueue_fastapi.store.sqlite.joint import JointSends
 from kvqueue_fastapi.store.sqlite.keys import in_parts
 from kvqueue_fastapi.store.sqlite.leases import Undertaker, extend
 from kvqueue_fastapi.store.sqlite.listeners import Listeners
@@ -79,6 +81,7 @@ class SqliteStore:
         self._patience = Patience(settings.lease_s)
         undertaker = Undertaker(settings.max_crashes, self._patience.outages)
         self._batch = Batch(clock, undertaker, path, self._patience)
+        self._joint = JointSends(path, clock)
         self._listeners = Listeners(path, clock, undertaker, self._patience)
         self._thread = DatabaseThread(
             lambda: connect(path, synchronous=settings.sqlite_synchronous, patience=self._patience),
@@ -133,6 +136,10 @@ class SqliteStore:
             if isinstance(mutation, KvSet):
                 size_bytes += len(mutation.value)
         return self._writer.submit(write, size_bytes)
+
+    async def send_within(self, connection: Any, sends: Sequence[Send]) -> list[int]:
+        """Store messages in a transaction of the caller's. Returns their ids, in order."""
+        return await self._joint.send(connection, sends)
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         """End claims, each by itself. Returns, in order, whether the lease still held."""

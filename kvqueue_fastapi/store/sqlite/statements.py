@@ -12,6 +12,11 @@ ROLLBACK: Final = "ROLLBACK"
 SAVEPOINT: Final = "SAVEPOINT one_write"
 SAVEPOINT_RELEASE: Final = "RELEASE one_write"
 SAVEPOINT_ROLLBACK: Final = "ROLLBACK TO one_write"
+# On connections of callers, who may have savepoints of their own.
+SAVEPOINT_JOINT: Final = "SAVEPOINT kvqueue_joint"
+SAVEPOINT_JOINT_RELEASE: Final = "RELEASE kvqueue_joint"
+SAVEPOINT_JOINT_ROLLBACK: Final = "ROLLBACK TO kvqueue_joint"
+DATABASES: Final = "PRAGMA database_list"
 
 # --- sending -------------------------------------------------------------------------------
 
