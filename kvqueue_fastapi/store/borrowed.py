@@ -54,6 +54,11 @@ def not_taken(connection: object, accepted: str) -> InvalidOptionError:
     )
 
 
+def closed() -> InvalidOptionError:
+    """The refusal of a connection that is not open."""
+    return InvalidOptionError("The connection is closed, or not opened yet. Give an open one.")
+
+
 def outside_transaction() -> InvalidOptionError:
     """The refusal of a connection on which each statement is a transaction of its own."""
     return InvalidOptionError(

@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 from kvqueue_fastapi.errors import InvalidOptionError, KvQueueError, StoreBusyError, StoreError
 from kvqueue_fastapi.store.borrowed import (
     alchemy_connection,
+    closed,
     elsewhere,
     is_a,
     not_taken,
@@ -55,12 +56,20 @@ async def borrow(connection: Any, schema: str) -> Borrowed:
     if (alchemy := await alchemy_connection(connection)) is not None:
         if alchemy.dialect.name != "postgresql":
             refuse_database(f"a database of {alchemy.dialect.name}", "PostgreSQL")
+        _require_open(is_closed=alchemy.closed)
         return _OfAlchemy(alchemy, schema)
     if is_a(connection, "asyncpg", "Connection"):
+        _require_open(is_closed=connection.is_closed())
         return _OfAsyncpg(connection, schema)
     if is_a(connection, "psycopg", "AsyncConnection"):
+        _require_open(is_closed=connection.closed)
         return _OfPsycopg(connection, schema)
     raise not_taken(connection, ACCEPTED)
+
+
+def _require_open(*, is_closed: bool) -> None:
+    if is_closed:
+        raise closed()
 
 
 class _OfAsyncpg:

@@ -13,6 +13,7 @@ from kvqueue_fastapi.model import Send
 from kvqueue_fastapi.store.base import Clock
 from kvqueue_fastapi.store.borrowed import (
     alchemy_connection,
+    closed,
     not_taken,
     outside_transaction,
     refuse_database,
@@ -100,6 +101,8 @@ async def _driver(connection: Any) -> aiosqlite.Connection:
     if (alchemy := await alchemy_connection(connection)) is not None:
         if alchemy.dialect.name != "sqlite":
             refuse_database(f"a database of {alchemy.dialect.name}", "SQLite")
+        if alchemy.closed:
+            raise closed()
         if not alchemy.in_transaction():
             # Else its commit would find nothing to commit.
             await alchemy.begin()
@@ -113,8 +116,7 @@ def _raw(driver: Any) -> sqlite3.Connection:
     try:
         raw: sqlite3.Connection = driver._conn  # noqa: SLF001 because the thread's functions take it
     except ValueError as error:
-        msg = "The connection is closed, or was not opened. Open it, or await it, first."
-        raise InvalidOptionError(msg) from error
+        raise closed() from error
     return raw
 
 
