@@ -10,8 +10,6 @@ import pytest
 from kvqueue_fastapi import KvQueue
 from tests.joint.conftest import Desk, orders
 from tests.joint.lenders import (
-    Aiosqlite,
-    Asyncpg,
     Lender,
     Psycopg,
     SessionOnAiosqlite,
@@ -22,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(
-    params=[Asyncpg, Psycopg, SessionOnAsyncpg, Aiosqlite, SessionOnAiosqlite],
+    params=[Psycopg, SessionOnAsyncpg, SessionOnAiosqlite],
     ids=lambda kind: kind.__name__,
 )
 def kind(request: pytest.FixtureRequest) -> type[Lender]:
