@@ -79,9 +79,8 @@ class _OfAsyncpg:
         self.xid: str | None = None
 
     async def fetch(self, statement: str, *values: Any) -> Sequence[Row]:
-        rows: Sequence[Row] = await self._connection.fetch(
-            in_schema(statement, self._schema), *values
-        )
+        whole = in_schema(statement, self._schema)
+        rows: Sequence[Row] = await self._connection.fetch(whole, *values)
         return rows
 
     async def is_in_transaction(self) -> bool:
@@ -96,10 +95,11 @@ class _OfPsycopg:
 
     async def fetch(self, statement: str, *values: Any) -> Sequence[Row]:
         psycopg = sys.modules["psycopg"]
+        named = _named(in_schema(statement, self._schema))
         # Not the connection's own cursor, which may take and give something else.
         cursor = psycopg.AsyncCursor(self._connection, row_factory=psycopg.rows.tuple_row)
         async with cursor:
-            await cursor.execute(_named(in_schema(statement, self._schema)), _names(values))
+            await cursor.execute(named, _names(values))
             rows: Sequence[Row] = await cursor.fetchall() if cursor.description else []
             return rows
 
@@ -118,11 +118,10 @@ class _OfAlchemy:
 
     async def fetch(self, statement: str, *values: Any) -> Sequence[Row]:
         whole = in_schema(statement, self._schema)
-        result = await (
-            self._connection.exec_driver_sql(_named(whole), _names(values))
-            if self._is_named
-            else self._connection.exec_driver_sql(whole, values)
-        )
+        given: Any = values
+        if self._is_named:
+            whole, given = _named(whole), _names(values)
+        result = await self._connection.exec_driver_sql(whole, given)
         rows: Sequence[Row] = result.fetchall() if result.returns_rows else []
         return rows
 

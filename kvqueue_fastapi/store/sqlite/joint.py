@@ -146,13 +146,17 @@ def _begun(connection: sqlite3.Connection) -> Generator[None]:
             raise outside_transaction()
         # As the driver does before INSERT, but not before a savepoint, which would be the whole
         # transaction then.
-        connection.execute(f"BEGIN {connection.isolation_level}")
+        connection.execute(sql.BEGIN_AS[connection.isolation_level])
     connection.execute(sql.SAVEPOINT_JOINT)
     try:
         yield
     except BaseException:
-        connection.execute(sql.ROLLBACK if begins else sql.SAVEPOINT_JOINT_ROLLBACK)
-        if not begins:
+        if not connection.in_transaction:  # SQLite has ended it, as it does when the disk is full
+            raise
+        if begins:
+            connection.execute(sql.ROLLBACK)
+        else:
+            connection.execute(sql.SAVEPOINT_JOINT_ROLLBACK)
             connection.execute(sql.SAVEPOINT_JOINT_RELEASE)
         raise
     connection.execute(sql.SAVEPOINT_JOINT_RELEASE)

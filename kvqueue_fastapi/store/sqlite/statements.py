@@ -12,6 +12,13 @@ ROLLBACK: Final = "ROLLBACK"
 SAVEPOINT: Final = "SAVEPOINT one_write"
 SAVEPOINT_RELEASE: Final = "RELEASE one_write"
 SAVEPOINT_ROLLBACK: Final = "ROLLBACK TO one_write"
+# By the isolation level of a caller's connection.
+BEGIN_AS: Final = {
+    "": "BEGIN",
+    "DEFERRED": "BEGIN DEFERRED",
+    "IMMEDIATE": "BEGIN IMMEDIATE",
+    "EXCLUSIVE": "BEGIN EXCLUSIVE",
+}
 # On connections of callers, who may have savepoints of their own.
 SAVEPOINT_JOINT: Final = "SAVEPOINT kvqueue_joint"
 SAVEPOINT_JOINT_RELEASE: Final = "RELEASE kvqueue_joint"
