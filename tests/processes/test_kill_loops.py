@@ -6,7 +6,6 @@ from collections import defaultdict
 
 import pytest
 
-from tests.engines import ON_BOTH_ENGINES
 from tests.processes.fleet import Fleet, Ledger
 
 WORKERS_KILLED = 10
@@ -36,7 +35,6 @@ async def test_killed_workers_lose_nothing_and_keep_the_order_of_keys(fleet: Fle
     assert not fleet.rows("SELECT id FROM kvqueue_dead_letters")
 
 
-@ON_BOTH_ENGINES
 @pytest.mark.case(86)
 async def test_killed_senders_leave_all_of_a_commit_or_nothing(fleet: Fleet) -> None:
     for _ in range(SENDERS_KILLED // 3):

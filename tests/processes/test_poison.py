@@ -42,9 +42,7 @@ async def dead_letters(admin: KvQueueAdmin, count: int) -> list[MessageRecord]:
     return list(letters)
 
 
-@pytest.mark.parametrize(
-    ("engine", "death"), [("sqlite", "die"), ("sqlite", "exit"), ("postgres", "die")]
-)
+@pytest.mark.parametrize("death", ["die", "exit"])
 async def test_poison_ends_as_a_dead_letter_that_tells_of_its_crashes(
     fleet: Fleet, queue: KvQueue, admin: KvQueueAdmin, kv: Kv, death: str
 ) -> None:

@@ -14,7 +14,7 @@ from zlib import crc32
 
 from kvqueue_fastapi.errors import StoreBusyError
 from kvqueue_fastapi.store.postgres import statements as sql
-from kvqueue_fastapi.store.postgres.connection import OwnSession, Row, is_cut
+from kvqueue_fastapi.store.postgres.connection import OwnSession, Row, is_cut, store_error
 from kvqueue_fastapi.store.postgres.database_loop import DatabaseLoop
 from kvqueue_fastapi.store.postgres.sessions import Sessions
 
@@ -83,8 +83,10 @@ class Notices:
         self._listeners[listener_id] = row
         try:
             await self._show(listener_id)
-        except BaseException:
+        except BaseException as error:
             del self._listeners[listener_id]
+            if isinstance(error, Exception):
+                raise store_error(error, self._sessions.server) from error
             raise
 
     async def _require_ready(self) -> None:
