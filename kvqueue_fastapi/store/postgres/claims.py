@@ -1,8 +1,7 @@
 """Messages on their way out: what is due, in whose hands, until when."""
 
-import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from kvqueue_fastapi.model import Claimed
 from kvqueue_fastapi.store.base import ClaimRequest
@@ -22,9 +21,6 @@ from kvqueue_fastapi.store.postgres.sessions import Sessions, Transaction
 
 REMEMBERED_S = 0.03
 """While claims are full, what is due is looked for so often, and not before each of them."""
-
-_END_S = 0.05
-"""For the server, to end what a lost connection had begun."""
 
 
 class Claims:
@@ -72,8 +68,12 @@ class Claims:
             request.taken(claimed)
         return claimed, taken.left_over
 
+    def doubt(self, tokens: Iterable[int]) -> None:
+        """Have what was taken by these tokens given back, if it was: nobody handles it."""
+        self._doubtful.update(tokens)
+
     async def claim_within(
-        self, transaction: Transaction, request: ClaimRequest
+        self, transaction: Transaction, request: ClaimRequest, token: int
     ) -> tuple[Claimed, bool]:
         """Take what the same transaction has stored, and what else is due."""
         moment = self._moment()
@@ -84,7 +84,7 @@ class Claims:
             await promote_due(transaction, moment)
             readiness = (await probe(transaction, moment))._replace(any_quarantined=True)
         transaction.xid = readiness.xid
-        taken = await take(transaction, request, readiness, new_token(), moment)
+        taken = await take(transaction, request, readiness, token, moment)
         isolated = await isolated_of(transaction, taken.wanted) if readiness.any_isolated else []
         claimed = Claimed(taken.claims, readiness.wait_ms, claimed_at, isolated, made_ready)
         return claimed, taken.left_over
@@ -132,15 +132,10 @@ class Claims:
         return readiness, made_ready
 
     async def _take(self, request: ClaimRequest, readiness: Readiness, moment: Moment) -> Taken:
-        token = new_token()
-        tried: list[int] = []
-
         async def work(session: OwnSession) -> Taken:
-            if tried:
-                await session.fetch(sql.END_BACKEND, tried[-1], self._sessions.name)
-                await asyncio.sleep(_END_S)
             await self._give_back_doubtful(session)
-            tried.append(session.pid)
+            # Another one for each attempt: what was doubtful must never be what is held.
+            token = new_token()
             try:
                 return await take(session, request, readiness, token, moment)
             except BaseException as error:

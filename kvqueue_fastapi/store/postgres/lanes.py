@@ -24,6 +24,7 @@ from kvqueue_fastapi.store.postgres.claims import Claims
 from kvqueue_fastapi.store.postgres.connection import OwnSession
 from kvqueue_fastapi.store.postgres.database_loop import DatabaseLoop
 from kvqueue_fastapi.store.postgres.ids import Ids
+from kvqueue_fastapi.store.postgres.leases import new_token
 from kvqueue_fastapi.store.postgres.sessions import Sessions, Transaction
 from kvqueue_fastapi.store.writer import WriteBatch, Writer
 
@@ -244,14 +245,23 @@ class Lanes:
             await self._send(session, changes, ids, now_ms)
             return [Committed(True, own) for own in ids]
 
+        tokens: list[int] = []
+
         async def work(transaction: Transaction) -> list[Any]:
             answers = await change(transaction)
-            found = [await self._claims.claim_within(transaction, one) for one in claims]
-            return [claimed for claimed, _ in found] + answers
+            found: list[Any] = []
+            for one in claims:
+                tokens.append(new_token())
+                found.append((await self._claims.claim_within(transaction, one, tokens[-1]))[0])
+            return found + answers
 
         if only_sent and not claims:
             return await self._sessions.attempt(change)
-        return await self._sessions.transact(work)
+        try:
+            return await self._sessions.transact(work)
+        except BaseException:
+            self._claims.doubt(tokens)
+            raise
 
     async def _send(
         self,

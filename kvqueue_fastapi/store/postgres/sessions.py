@@ -45,11 +45,11 @@ class Begun(NamedTuple):
 
     Attributes:
         xid: its number; None: it was not asked for.
-        pid: of the server's process that has, or had, it.
+        life: of the server, in which the number was given.
     """
 
     xid: str | None
-    pid: int
+    life: object
 
 
 class Transaction(OwnSession):
@@ -88,6 +88,8 @@ class Sessions:
         self._is_pooled = settings.postgres_listen_url is not None
         self._listen_url = settings.postgres_listen_url or url
         self._pool = Pool(self._connect, settings.postgres_pool_size)
+        self._lost: set[int] = set()
+        self._life: object = None
 
     async def open(self) -> None:
         """Connect once, so that what is wrong with the URL is told at the start."""
@@ -140,8 +142,9 @@ class Sessions:
                     return result
                 doubts.clear()
             async with self._session(None, Transaction) as transaction:
+                life = self._life
                 result = await self._within(transaction, work)
-                begun = Begun(transaction.xid, transaction.pid)
+                begun = Begun(transaction.xid, life)
                 try:
                     await transaction.execute(sql.COMMIT)
                 except BaseException as error:
@@ -203,10 +206,15 @@ class Sessions:
     ) -> AsyncGenerator[Any]:
         patience_s = self.patience.seconds
         connection = await self._pool.take(patience_s)
+        pid = connection.get_server_pid()
         try:
-            yield kind(connection, self.schema, timeout_s or max(1.0, patience_s / 2))
+            session = kind(connection, self.schema, timeout_s or max(1.0, patience_s / 2))
+            if self._lost:
+                await self._end_lost(session)
+            yield session
         except BaseException as error:
             if is_cut(error) or isinstance(error, asyncio.CancelledError):
+                self._lost.add(pid)
                 connection.terminate()
                 self._pool.suspect()
             raise
@@ -215,29 +223,47 @@ class Sessions:
 
     async def _connect(self) -> Any:
         options = self._options(self._url, pooled=self._is_pooled)
-        return kept_from_children(await asyncpg.connect(self._url, **options))
+        connection = kept_from_children(await asyncpg.connect(self._url, **options))
+        try:
+            self._life = await connection.fetchval(sql.LIFE, timeout=CONNECT_TIMEOUT_S)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+    async def _end_lost(self, session: OwnSession) -> None:
+        """End the server's part of connections that were lost.
+
+        What was sent there may still arrive, or wait for a lock. Done behind what is tried
+        again, it would bring back a message that was handled meanwhile.
+        """
+        deadline = time.monotonic() + self.patience.seconds
+        while lost := list(self._lost):
+            if not await session.fetch(sql.END_BACKENDS, lost, self.name):
+                self._lost.difference_update(lost)
+            elif time.monotonic() > deadline:
+                msg = f"the server does not end its processes {lost}"
+                raise TimeoutError(msg)
+            else:
+                await asyncio.sleep(_SHORTEST_WAIT_S)
 
     async def _has_committed(self, begun: Begun) -> bool:
         """Find out how a transaction ended of which the commit was not answered."""
-        if begun.xid is None:
-            msg = f"{self.server}: the connection was lost within a commit."
-            raise StoreError(msg)
-        async with self._session(None) as session:
-            while True:
-                status = (await session.fetch(sql.HOW_IT_ENDED, begun.xid))[0][0]
-                if status != "in progress":
-                    break
-                # Nobody waits for it any more; what it has not committed by now, it never will.
-                await session.fetch(sql.END_BACKEND, begun.pid, self.name)
-                await asyncio.sleep(_SHORTEST_WAIT_S)
-        if status is None:
+        status = None
+        if begun.xid is not None:
+            async with self._session(None) as session:
+                try:
+                    status = (await session.fetch(sql.HOW_IT_ENDED, begun.xid))[0][0]
+                except asyncpg.InvalidParameterValueError:
+                    status = "aborted"  # a server that has never given that number has no such work
+        if status == "in progress":
+            msg = "the server's part of a lost connection goes on"
+            raise TimeoutError(msg)
+        # A server that has crashed gives numbers again of which nothing had been written down.
+        if status is None or (status == "committed" and begun.life != self._life):
             msg = f"{self.server}: the connection was lost within a commit."
             raise StoreError(msg)
         return bool(status == "committed")
-
-    async def end_backend(self, pid: int) -> None:
-        """End the server's part of a connection that was lost, if it still goes on."""
-        await self.attempt(lambda session: session.fetch(sql.END_BACKEND, pid, self.name))
 
     def _options(self, url: str, *, pooled: bool) -> dict[str, Any]:
         options: dict[str, Any] = {"timeout": CONNECT_TIMEOUT_S}

@@ -447,6 +447,12 @@ END_BACKEND: Final = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
  WHERE pid = $1 AND application_name = $2
 """
+END_BACKENDS: Final = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+ WHERE pid = ANY ($1::int[]) AND application_name = $2
+"""
+# Statistics begin anew after a crash, and are another server's own.
+LIFE: Final = "SELECT pg_stat_get_bgwriter_stat_reset_time()"
 HOW_IT_ENDED: Final = "SELECT pg_xact_status($1::text::xid8)"
 
 # --- sending in a transaction of the caller's ------------------------------------------------
