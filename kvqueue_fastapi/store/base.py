@@ -17,6 +17,7 @@ from kvqueue_fastapi.model import (
     TypeCounts,
     Wanted,
 )
+from kvqueue_fastapi.store.copies import CopySource
 
 MAX_WANTED: Final = 16
 """More types in one claim make it slow; listeners with more take turns among them."""
@@ -207,6 +208,10 @@ class Store(Protocol):
 
     def sweep(self) -> int:
         """Remove a slice of what is past its time. Blocks. Returns how many rows that were."""
+        ...
+
+    def to_copy(self) -> CopySource:
+        """What a copy of this store reads from; it ends with the store."""
         ...
 
     def hurry(self) -> None:

@@ -17,6 +17,7 @@ from kvqueue_fastapi.store.postgres.batch import Batch
 from kvqueue_fastapi.store.postgres.claims import Claims
 from kvqueue_fastapi.store.postgres.commits import Commits
 from kvqueue_fastapi.store.postgres.connection import Patience, Row
+from kvqueue_fastapi.store.postgres.copies import PostgresSource
 from kvqueue_fastapi.store.postgres.database_loop import DatabaseLoop
 from kvqueue_fastapi.store.postgres.ids import Ids
 from kvqueue_fastapi.store.postgres.joint import JointSends
@@ -218,6 +219,10 @@ class PostgresStore:
         return self._database.call(
             lambda: sweep(self._sessions, now_ms=self._now_ms(), retention_ms=self._retention_ms)
         )
+
+    def to_copy(self) -> PostgresSource:
+        """What a copy of this store reads from; it ends with the store."""
+        return PostgresSource(self._sessions, self._database.run)
 
     def hurry(self) -> None:
         """Wait a second at most for the server from now on: this process stops."""

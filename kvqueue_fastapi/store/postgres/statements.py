@@ -485,13 +485,16 @@ CREATE TABLE {schema}.kvqueue_schema (
     id          integer PRIMARY KEY CHECK (id = 1),
     applied     integer NOT NULL,
     oldest_code integer NOT NULL,
-    database_id text    NOT NULL DEFAULT md5(random()::text || clock_timestamp()::text)
+    database_id text    NOT NULL DEFAULT md5(random()::text || clock_timestamp()::text),
+    -- How far a copy of another store into this one has come; while it is there, nobody may use
+    -- this.
+    copying     text
 )
 """
 INSERT_SCHEMA: Final = (
     "INSERT INTO {schema}.kvqueue_schema (id, applied, oldest_code) VALUES (1, 0, 1)"
 )
-READ_SCHEMA: Final = "SELECT applied, oldest_code FROM {schema}.kvqueue_schema"
+READ_SCHEMA: Final = "SELECT applied, oldest_code, copying FROM {schema}.kvqueue_schema"
 UPDATE_SCHEMA: Final = """
 UPDATE {schema}.kvqueue_schema
    SET applied = $1, oldest_code = greatest(oldest_code, $2)

@@ -39,6 +39,7 @@ from kvqueue_fastapi.store.sqlite.connection import (
     patiently,
     store_error,
 )
+from kvqueue_fastapi.store.sqlite.copies import SqliteSource
 from kvqueue_fastapi.store.sqlite.database_thread import DatabaseThread
 from kvqueue_fastapi.store.sqlite.forks import OpenFile
 from kvqueue_fastapi.store.sqlite.joint import JointSends
@@ -47,7 +48,7 @@ from kvqueue_fastapi.store.sqlite.leases import Undertaker, extend
 from kvqueue_fastapi.store.sqlite.listeners import Listeners
 from kvqueue_fastapi.store.sqlite.location import MEMORY, SameFile, path_of, refuse_network
 from kvqueue_fastapi.store.sqlite.reader import FileReader, Reader, ThreadReader
-from kvqueue_fastapi.store.sqlite.schema import migrate, the_row
+from kvqueue_fastapi.store.sqlite.schema import migrate, require_whole, the_row
 from kvqueue_fastapi.store.sqlite.sweeps import sweep
 from kvqueue_fastapi.store.writer import TaskWriter, WriteBatch, Writer
 
@@ -118,7 +119,7 @@ class SqliteStore:
             refuse_network(path)
         store = cls(path, settings, clock or SystemClock())
         try:
-            await store._run(lambda connection: migrate(connection, store._patience))
+            await store._run(store._prepare)
             if path != MEMORY:
                 store._reader = await FileReader.open(path)
                 store.admin = SqliteAdmin(store._reader, store._transact, store._clock)
@@ -259,6 +260,10 @@ class SqliteStore:
             )
         )
 
+    def to_copy(self) -> SqliteSource:
+        """What a copy of this store reads from; it ends with the store."""
+        return SqliteSource(self._run, self._path)
+
     def hurry(self) -> None:
         """Wait a second at most for other programs from now on: this process stops."""
         self._patience.hurry()
@@ -363,6 +368,10 @@ class SqliteStore:
                 self._thread.watch(None)
 
         return unsubscribe
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        migrate(connection, self._patience)
+        require_whole(connection, self._patience, self._path)
 
     async def _transact(self, work: Callable[[sqlite3.Connection], R]) -> R:
         def durably(connection: sqlite3.Connection) -> R:

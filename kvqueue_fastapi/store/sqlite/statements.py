@@ -399,6 +399,7 @@ CREATE TABLE kvqueue_schema (
 """
 INSERT_SCHEMA: Final = "INSERT INTO kvqueue_schema (id, applied, oldest_code) VALUES (1, 0, 1)"
 READ_SCHEMA: Final = "SELECT applied, oldest_code FROM kvqueue_schema"
+READ_COPYING: Final = "SELECT copying FROM kvqueue_schema"
 UPDATE_SCHEMA: Final = """
 UPDATE kvqueue_schema SET applied = :applied, oldest_code = max(oldest_code, :oldest_code)
 """
