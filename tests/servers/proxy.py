@@ -17,7 +17,30 @@ CHUNK_BYTES = 65_536
 CHUNKS = 64
 """How many are under way in each direction before the sender has to wait."""
 
+PATIENCE_S = 10.0
+
 _RESET = struct.pack("ii", 1, 0)
+
+
+class _Pair:
+    """A client's connection, and the one to the server that is made for it.
+
+    Attributes:
+        asks: set while what the client says is passed on.
+        answers: set while what the server says is passed on.
+        port: that the server sees as the client's.
+        said: by the client since nothing of it is passed on.
+    """
+
+    def __init__(self, client: asyncio.StreamWriter, *, asks: bool, answers: bool) -> None:
+        self.asks, self.answers = asyncio.Event(), asyncio.Event()
+        if asks:
+            self.asks.set()
+        if answers:
+            self.answers.set()
+        self.ends = [client]
+        self.port = 0
+        self.said = bytearray()
 
 
 class Proxy:
@@ -36,10 +59,9 @@ class Proxy:
         self.target = (host, port)
         self.port = free_port()
         self.latency_ms = 0.0
-        self._pairs: set[asyncio.Task[None]] = set()
-        self._ends: set[asyncio.StreamWriter] = set()
+        self._pairs: dict[asyncio.Task[None], _Pair] = {}
         self._listener: asyncio.Server | None = None
-        self._forwarding = asyncio.Event()
+        self._asks = self._answers = True
 
     def __enter__(self) -> Self:
         self._loop = asyncio.new_event_loop()
@@ -70,13 +92,39 @@ class Proxy:
         """How many clients it serves now."""
         return len(self._pairs)
 
+    @property
+    def ports(self) -> list[int]:
+        """Where the server sees them."""
+        return [pair.port for pair in list(self._pairs.values())]
+
     def cut(self) -> None:
         """Reset all connections, at both ends; new ones are welcome."""
         self._do(self._cut())
 
-    def swallow(self) -> None:
-        """Accept connections and bytes, pass nothing on, and close nothing: a cable pulled out."""
-        self._do(self._swallow())
+    def swallow(self, *, port: int | None = None, asks: bool = True, answers: bool = True) -> None:
+        """Accept connections and bytes, pass nothing on, and close nothing: a cable pulled out.
+
+        Args:
+            port: only of the connection whose client the server sees there.
+            asks: what clients say.
+            answers: what the server says.
+        """
+        self._do(self._swallow(port, asks=asks, answers=answers))
+
+    async def swallowed(self, words: bytes) -> None:
+        """Wait until a client whose words are swallowed has said these."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not any(words in pair.said for pair in list(self._pairs.values())):
+                await asyncio.sleep(0.001)
+
+    def drop(self) -> list[int]:
+        """Reset the clients; the server hears of it, and of what they said, when it may.
+
+        Returns: the ports at which the server sees them.
+        """
+        ports = self.ports
+        self._do(self._drop())
+        return ports
 
     def refuse(self) -> None:
         """Refuse new connections; those that are there go on."""
@@ -90,12 +138,23 @@ class Proxy:
         asyncio.run_coroutine_threadsafe(step, self._loop).result()
 
     async def _resume(self) -> None:
-        self._forwarding.set()
+        self._asks = self._answers = True
+        for pair in self._pairs.values():
+            pair.asks.set()
+            pair.answers.set()
         if self._listener is None:
             self._listener = await asyncio.start_server(self._serve, self.host, self.port)
 
-    async def _swallow(self) -> None:
-        self._forwarding.clear()
+    async def _swallow(self, port: int | None, *, asks: bool, answers: bool) -> None:
+        if port is None:
+            self._asks, self._answers = self._asks and not asks, self._answers and not answers
+        for pair in self._pairs.values():
+            if port in (None, pair.port):
+                if asks:
+                    pair.asks.clear()
+                    pair.said.clear()
+                if answers:
+                    pair.answers.clear()
 
     async def _refuse(self) -> None:
         if self._listener is not None:
@@ -103,70 +162,87 @@ class Proxy:
             self._listener = None
 
     async def _cut(self) -> None:
-        for end in self._ends:
-            _reset(end)
+        for pair in self._pairs.values():
+            for end in pair.ends:
+                _reset(end)
         pairs = list(self._pairs)
         for pair in pairs:
             pair.cancel()
         await asyncio.gather(*pairs, return_exceptions=True)
+
+    async def _drop(self) -> None:
+        for pair in self._pairs.values():
+            _reset(pair.ends[0])
 
     async def _end(self) -> None:
         await self._refuse()
         await self._cut()
 
     async def _serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
-        pair = asyncio.current_task()
-        assert pair is not None
-        self._pairs.add(pair)
-        self._ends.add(client)
-        ends = [client]
+        task = asyncio.current_task()
+        assert task is not None
+        self._pairs[task] = pair = _Pair(client, asks=self._asks, answers=self._answers)
         try:
-            await self._forwarding.wait()
+            await pair.asks.wait()
             answers, server = await asyncio.open_connection(*self.target)
-            self._ends.add(server)
-            ends.append(server)
+            pair.ends.append(server)
+            pair.port = server.get_extra_info("sockname")[1]
             async with asyncio.TaskGroup() as ways:
-                ways.create_task(self._carry(reader, server))
-                ways.create_task(self._carry(answers, client))
+                ways.create_task(self._carry(reader, server, pair.asks, pair.said))
+                ways.create_task(self._carry(answers, client, pair.answers, bytearray()))
         # an end that fails fails the other, and a server that is not there fails the client
         except* OSError:
-            for end in ends:
+            for end in pair.ends:
                 _reset(end)
         except* asyncio.CancelledError:
             pass
         finally:
-            for end in ends:
+            for end in pair.ends:
                 end.close()
-            self._ends.difference_update(ends)
-            self._pairs.discard(pair)
+            del self._pairs[task]
 
-    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _carry(
+        self,
+        source: asyncio.StreamReader,
+        sink: asyncio.StreamWriter,
+        open_: asyncio.Event,
+        withheld: bytearray,
+    ) -> None:
         under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(CHUNKS)
         async with asyncio.TaskGroup() as halves:
-            halves.create_task(self._take(source, under_way))
-            halves.create_task(self._give(under_way, sink))
+            halves.create_task(self._take(source, under_way, open_, withheld))
+            halves.create_task(self._give(under_way, sink, open_))
 
     async def _take(
-        self, source: asyncio.StreamReader, under_way: asyncio.Queue[tuple[float, bytes]]
+        self,
+        source: asyncio.StreamReader,
+        under_way: asyncio.Queue[tuple[float, bytes]],
+        open_: asyncio.Event,
+        withheld: bytearray,
     ) -> None:
         data = b"more"
         while data:
             try:
                 data = await source.read(CHUNK_BYTES)
+                if not open_.is_set():
+                    withheld += data
             except OSError:
                 # a reset does not pass through a cable that is out, either
-                await self._forwarding.wait()
+                await open_.wait()
                 raise
             await under_way.put((time.monotonic() + self.latency_ms / 1_000, data))
 
     async def _give(
-        self, under_way: asyncio.Queue[tuple[float, bytes]], sink: asyncio.StreamWriter
+        self,
+        under_way: asyncio.Queue[tuple[float, bytes]],
+        sink: asyncio.StreamWriter,
+        open_: asyncio.Event,
     ) -> None:
         data = b"more"
         while data:
             due, data = await under_way.get()
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-            await self._forwarding.wait()
+            await open_.wait()
             sink.write(data)
             await sink.drain()
         with suppress(OSError):

@@ -25,20 +25,28 @@ class Client:
         return await asyncio.wait_for(self._reader.read(100), SILENCE_S)
 
 
-async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while words := await reader.read(100):
-            writer.write(words)
-    except ConnectionError:
-        pass
-    finally:
-        writer.close()
+@pytest.fixture
+def heard() -> list[bytes]:
+    """What the server was told."""
+    return []
 
 
 @pytest.fixture
-async def port() -> AsyncIterator[int]:
-    """Of a server that answers with what it is told."""
+async def port(heard: list[bytes]) -> AsyncIterator[int]:
+    """Of a server that answers with what it is told, or with its client's port."""
     port = free_port()
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while words := await reader.read(100):
+                heard.append(words)
+                own = str(writer.get_extra_info("peername")[1]).encode()
+                writer.write(own if words == b"port?" else words)
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
     server = await asyncio.start_server(echo, "127.0.0.1", port)
     yield port
     server.close()
@@ -99,6 +107,49 @@ async def test_swallowing_connections_can_be_cut(proxy: Proxy, client: Client) -
     with pytest.raises(ConnectionResetError):
         await client.hear()
     assert proxy.connections == 0
+
+
+async def test_answers_alone_can_be_swallowed(proxy: Proxy, client: Client) -> None:
+    proxy.swallow(asks=False)
+    with pytest.raises(TimeoutError):
+        await client.ask(b"hello?")
+
+    proxy.resume()
+
+    assert await client.hear() == b"hello?"
+
+
+async def test_one_connection_can_be_swallowed_by_the_port_that_the_server_sees(
+    proxy: Proxy, client: Client
+) -> None:
+    other = await connected(proxy)
+    port = int(await other.ask(b"port?"))
+
+    proxy.swallow(port=port)
+
+    assert await client.ask(b"still?") == b"still?"
+    with pytest.raises(TimeoutError):
+        await other.ask(b"me too")
+    other.writer.transport.abort()
+
+
+async def test_server_hears_later_what_a_dropped_client_has_said(
+    proxy: Proxy, client: Client, heard: list[bytes]
+) -> None:
+    proxy.swallow(answers=False)
+    client.writer.write(b"last words")
+    await client.writer.drain()
+    await proxy.swallowed(b"last words")
+
+    proxy.drop()
+    with pytest.raises(ConnectionResetError):
+        await client.hear()
+    assert b"last words" not in heard
+    proxy.resume()
+
+    async with asyncio.timeout(SILENCE_S):
+        while b"last words" not in heard:
+            await asyncio.sleep(0.001)
 
 
 async def test_refuse_turns_new_connections_away_only(proxy: Proxy, client: Client) -> None:

@@ -14,7 +14,8 @@ Row = Sequence[Any]
 
 HURRY_S: Final = 1.0
 """How long a process waits for the server that is about to stop."""
-_LOCK_TIMEOUT_S: Final = 4.0
+_LOCK_SHARE: Final = 0.8
+"""Of the time for a statement, for locks of others."""
 _IDLE_IN_TRANSACTION_S: Final = 5.0
 """A process that is frozen within a transaction must not keep its locks for long."""
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -26,12 +27,13 @@ SETTINGS: Final[Mapping[str, str]] = {
     # Statistics of a queue are out of date, and an index is always right here.
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",
-    "lock_timeout": f"{_LOCK_TIMEOUT_S:g}s",
+    "lock_timeout": "4s",
     "idle_in_transaction_session_timeout": f"{_IDLE_IN_TRANSACTION_S:g}s",
     # A machine that is gone is noticed long before its leases end.
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "3",
     "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "14s",  # and also while something is to be said to it
 }
 """Of each session; behind a pooler, of each transaction."""
 
@@ -50,6 +52,16 @@ class Patience:
     def __init__(self, lease_s: float) -> None:
         self.seconds = lease_s / 3
         self.outages = Outages(lease_s)
+
+    @property
+    def statement_s(self) -> float:
+        """For one statement, so that it can be tried twice."""
+        return max(1.0, self.seconds / 2)
+
+    @property
+    def lock_ms(self) -> int:
+        """For locks that others hold."""
+        return round(self.statement_s * _LOCK_SHARE * 1000)
 
     def hurry(self) -> None:
         """Wait no longer than `HURRY_S` from now on."""

@@ -1,11 +1,13 @@
 """The PostgreSQL engine: one server, a pool, and one connection that listens."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from kvqueue_fastapi.endings import in_own_thread
+from kvqueue_fastapi.errors import KvQueueClosedError
 from kvqueue_fastapi.model import AtomicWrite, Claimed, Committed, Send, Settlement, Stored
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.base import MAX_READ_KEYS, ClaimRequest, Clock
@@ -227,6 +229,8 @@ class PostgresStore:
     def hurry(self) -> None:
         """Wait a second at most for the server from now on: this process stops."""
         self._patience.hurry()
+        with contextlib.suppress(KvQueueClosedError):
+            self._database.soon(self._sessions.hurry)
 
     def retain(self) -> None:
         """Keep the database open beyond `close`, for a thread that outlives the event loop."""

@@ -256,7 +256,7 @@ class Lanes:
             return found + answers
 
         if only_sent and not claims:
-            return await self._sessions.attempt(change)
+            return await self._sessions.attempt(change, is_write=True)
         try:
             return await self._sessions.transact(work)
         except BaseException:

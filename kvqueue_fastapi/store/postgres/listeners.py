@@ -60,6 +60,9 @@ class Listeners:
 
     async def bury_the_dead(self, moment: Moment) -> int:
         """Free what dead listeners held. Returns how many messages that were."""
+        if unseen := self._notices.unseen:
+            # They live, as this shows, and may not be able to connect for long.
+            await self._sessions.attempt(lambda session: session.fetch(sql.SEE_LISTENERS, unseen))
         if self._sessions.patience.outages.grace_s():
             return 0  # those who were cut off as we were have a moment to come back
         freed = 0

@@ -12,9 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 from zlib import crc32
 
-from kvqueue_fastapi.errors import StoreBusyError
 from kvqueue_fastapi.store.postgres import statements as sql
-from kvqueue_fastapi.store.postgres.connection import OwnSession, Row, is_cut, store_error
+from kvqueue_fastapi.store.postgres.connection import OwnSession, Row, is_cut, may_pass, store_error
 from kvqueue_fastapi.store.postgres.database_loop import DatabaseLoop
 from kvqueue_fastapi.store.postgres.sessions import Sessions
 
@@ -61,6 +60,8 @@ class Notices:
         self._is_deaf = False
         self._stopped = False
         self._lost_pid = 0
+        self._complained = False
+        self._failure: Exception | None = None
 
     def start(self) -> None:
         """Begin to listen, if that has not begun."""
@@ -79,25 +80,28 @@ class Notices:
     async def enter(self, listener_id: int, *row: Any) -> None:
         """Show a mark of life, then say that this process listens."""
         self.start()
-        await self._require_ready()
+        deadline = time.monotonic() + self._sessions.patience.seconds
+        while True:
+            try:
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    await self._ready.wait()
+                await self._show_first(listener_id, row)
+            except Exception as error:  # noqa: BLE001 because each has the same remedy
+                if time.monotonic() >= deadline or not may_pass(error):
+                    cause = self._failure or error
+                    raise store_error(cause, self._sessions.server) from cause
+                # That connection is lost; the next one is under way.
+                await asyncio.sleep(_SHORTEST_WAIT_S)
+            else:
+                return
+
+    async def _show_first(self, listener_id: int, row: tuple[Any, ...]) -> None:
         self._listeners[listener_id] = row
         try:
             await self._show(listener_id)
-        except BaseException as error:
-            del self._listeners[listener_id]
-            if isinstance(error, Exception):
-                raise store_error(error, self._sessions.server) from error
+        except BaseException:
+            self._listeners.pop(listener_id, None)
             raise
-
-    async def _require_ready(self) -> None:
-        try:
-            await asyncio.wait_for(self._ready.wait(), self._sessions.patience.seconds)
-        except TimeoutError as error:
-            msg = (
-                f"{self._sessions.server}: there is no connection that listens. Check that the "
-                "server can be reached, and has one more connection than the pool."
-            )
-            raise StoreBusyError(msg) from error
 
     async def leave(self, listener_id: int) -> None:
         """Take the mark of life away."""
@@ -110,6 +114,11 @@ class Notices:
     def present(self) -> list[int]:
         """The listeners of this process."""
         return list(self._listeners)
+
+    @property
+    def unseen(self) -> list[int]:
+        """Those of them that live, but cannot show it now."""
+        return [] if self._ready.is_set() else list(self._listeners)
 
     async def close(self) -> None:
         """Say what is still to be said, and end."""
@@ -127,12 +136,9 @@ class Notices:
                 try:
                     await self._connect()
                 except Exception as error:  # noqa: BLE001 because nothing may end it
-                    log.log(
-                        logging.WARNING if wait_s == _LONGEST_WAIT_S else logging.DEBUG,
-                        "PostgreSQL cannot be listened to; it is tried again: %s",
-                        error,
-                    )
+                    self._complain(error, is_long=wait_s == _LONGEST_WAIT_S)
                 else:
+                    self._complained = False
                     wait_s = _SHORTEST_WAIT_S
                     self._heard(MESSAGES + KEYS)  # what was said meanwhile was not heard
                     await self._keep_alive()
@@ -141,6 +147,18 @@ class Notices:
                 wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
         finally:
             await self._disconnect()
+
+    def _complain(self, error: Exception, *, is_long: bool) -> None:
+        """Once while it lasts, however long that is."""
+        self._failure = error
+        loudly, self._complained = is_long and not self._complained, self._complained or is_long
+        with contextlib.suppress(Exception):  # no log that fails may end it
+            log.log(
+                logging.WARNING if loudly else logging.DEBUG,
+                "%s cannot be listened to; it is tried again: %s",
+                self._sessions.server,
+                str(error) or type(error).__name__,
+            )
 
     async def _connect(self) -> None:
         connection = await self._sessions.connect_to_listen()
@@ -151,10 +169,12 @@ class Notices:
             # The server may not know yet that the old one is lost, and keep its locks.
             await self._fetch(sql.END_BACKEND, self._lost_pid, self._sessions.name)
         self._lost_pid = connection.get_server_pid()
-        await connection.add_listener(self.channel, self._hear)
+        async with asyncio.timeout(TIMEOUT_S):
+            await connection.add_listener(self.channel, self._hear)
         await self._hear_oneself()
-        for listener_id in self._listeners:
+        for listener_id in self.present:
             await self._show(listener_id)
+        self._failure = None
         self._ready.set()
 
     async def _hear_oneself(self) -> None:
@@ -183,6 +203,8 @@ class Notices:
                 msg = f"the lock of listener {listener_id} is held by another session"
                 raise TimeoutError(msg)
             await asyncio.sleep(_SHORTEST_WAIT_S)
+        if listener_id not in self._listeners:
+            return  # it has left meanwhile
         now_ms, *row = self._listeners[listener_id]
         await self._fetch(sql.INSERT_LISTENER, now_ms, listener_id, *row)
 
@@ -204,7 +226,11 @@ class Notices:
 
     async def _fetch(self, statement: str, *values: Any) -> Sequence[Row]:
         async with self._turn:
-            session = OwnSession(self._connection, self._sessions.schema, TIMEOUT_S)
+            if self._connection is None:
+                msg = "the connection that listens is lost"
+                raise ConnectionError(msg)
+            timeout_s = min(TIMEOUT_S, max(1.0, self._sessions.patience.seconds))
+            session = OwnSession(self._connection, self._sessions.schema, timeout_s)
             return await session.fetch(statement, *values)
 
     def _hear(self, _connection: Any, _pid: int, _channel: str, payload: str) -> None:

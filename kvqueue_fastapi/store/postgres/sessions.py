@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import asyncpg
 
-from kvqueue_fastapi.errors import KvQueueError, StoreError
+from kvqueue_fastapi.errors import KvQueueError, StoreBusyError, StoreError
 from kvqueue_fastapi.redaction import shown_url
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.postgres import statements as sql
@@ -89,6 +89,7 @@ class Sessions:
         self._listen_url = settings.postgres_listen_url or url
         self._pool = Pool(self._connect, settings.postgres_pool_size)
         self._lost: set[int] = set()
+        self._limits: set[asyncio.Timeout] = set()
         self._life: object = None
 
     async def open(self) -> None:
@@ -100,12 +101,26 @@ class Sessions:
         options = self._options(self._listen_url, pooled=False)
         return kept_from_children(await asyncpg.connect(self._listen_url, **options))
 
+    def hurry(self) -> None:
+        """Wait no longer than the patience that is left for what is under way."""
+        until = asyncio.get_running_loop().time() + self.patience.seconds
+        for limit in self._limits:
+            if not limit.expired():
+                limit.reschedule(until)
+
     async def close(self) -> None:
         """Let go of every connection."""
         self._pool.close()
 
-    async def attempt(self, work: Work[R], *, timeout_s: float | None = None) -> R:
+    async def attempt(
+        self, work: Work[R], *, timeout_s: float | None = None, is_write: bool = False
+    ) -> R:
         """Run one statement, or several of which each may be done twice, until it succeeds.
+
+        Args:
+            work: what to do.
+            timeout_s: for each statement; None: as patience has it.
+            is_write: somebody must know whether it was done.
 
         Raises:
             StoreError: it cannot be done, or not in time.
@@ -121,7 +136,13 @@ class Sessions:
                 finally:
                     await session.execute(sql.COMMIT)
 
-        return await self._patiently(once)
+        try:
+            return await self._patiently(once)
+        except KvQueueError as error:
+            # Also where the last try was refused, those before it may still arrive.
+            if is_write and self._lost and isinstance(error, StoreBusyError):
+                raise self._not_known(error) from error
+            raise
 
     async def look(self, work: Work[R]) -> R:
         """As `attempt`, for questions that may take long."""
@@ -157,9 +178,13 @@ class Sessions:
             return await self._patiently(once)
         except KvQueueError as error:
             if doubts:
-                msg = f"{error} Whether it was stored is not known: the answer did not come."
-                raise StoreError(msg) from error
+                raise self._not_known(error) from error
             raise
+
+    def _not_known(self, error: KvQueueError) -> StoreBusyError:
+        # Of a kind that nobody takes for the fault of one write, and tries the others again.
+        msg = f"{error} Whether it was stored is not known: the answer did not come."
+        return StoreBusyError(msg)
 
     async def _within(
         self, transaction: Transaction, work: Callable[[Transaction], Awaitable[R]]
@@ -184,7 +209,7 @@ class Sessions:
                 if not may_pass(error):
                     raise store_error(error, self.server) from error
                 if time.monotonic() - began >= self.patience.seconds:
-                    raise store_error(error, self.server) from error
+                    raise store_error(error, self.server) from _bare(error)
             else:
                 self.patience.outages.has_lock()
                 self.patience.outages.has_written()
@@ -204,11 +229,21 @@ class Sessions:
     async def _session(
         self, timeout_s: float | None, kind: type[Any] = OwnSession
     ) -> AsyncGenerator[Any]:
+        async with asyncio.timeout(None) as limit:
+            self._limits.add(limit)
+            try:
+                async with self._acquired(timeout_s, kind) as session:
+                    yield session
+            finally:
+                self._limits.discard(limit)
+
+    @asynccontextmanager
+    async def _acquired(self, timeout_s: float | None, kind: type[Any]) -> AsyncGenerator[Any]:
         patience_s = self.patience.seconds
         connection = await self._pool.take(patience_s)
         pid = connection.get_server_pid()
         try:
-            session = kind(connection, self.schema, timeout_s or max(1.0, patience_s / 2))
+            session = kind(connection, self.schema, timeout_s or self.patience.statement_s)
             if self._lost:
                 await self._end_lost(session)
             yield session
@@ -272,7 +307,18 @@ class Sessions:
             options["statement_cache_size"] = 0
             options["server_settings"] = {"application_name": self.name}
         else:
-            options["server_settings"] = {**SETTINGS, "application_name": self.name}
+            options["server_settings"] = {
+                **SETTINGS,
+                # The server gives up first, and says what it waited for.
+                "lock_timeout": f"{self.patience.lock_ms}ms",
+                "application_name": self.name,
+            }
         if "," in url and "target_session_attrs" not in url:
             options["target_session_attrs"] = "primary"
         return options
+
+
+def _bare(error: Exception) -> Exception:
+    """Without its way through the driver, which says nothing of a server that is away."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)

@@ -287,6 +287,10 @@ SELECT id FROM {schema}.kvqueue_listeners
  WHERE id = ANY ($1::bigint[])
    AND missed_at_ms + $2 <= (extract(epoch FROM statement_timestamp()) * 1000)::bigint
 """
+SEE_LISTENERS: Final = """
+UPDATE {schema}.kvqueue_listeners SET missed_at_ms = NULL
+ WHERE id = ANY ($1::bigint[]) AND missed_at_ms IS NOT NULL
+"""
 IS_DEAD: Final = """
 SELECT retired FROM {schema}.kvqueue_listeners
  WHERE id = $1 AND missed_at_ms IS NOT NULL AND pg_try_advisory_xact_lock(id) FOR UPDATE
