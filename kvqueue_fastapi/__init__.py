@@ -2,6 +2,7 @@
 
 from kvqueue_fastapi.admin import KvQueueAdmin, Page
 from kvqueue_fastapi.atomic import AtomicOperation
+from kvqueue_fastapi.copying import CopyProgress, StoreCopy, copy_store
 from kvqueue_fastapi.depends import Injected, KvDep, KvQueueDep, get_kv, get_kv_queue
 from kvqueue_fastapi.entries import KvCommit, KvEntry, KvListEntry
 from kvqueue_fastapi.errors import (
@@ -41,6 +42,7 @@ __all__ = [
     "AlreadySettledError",
     "AtomicOperation",
     "AttemptError",
+    "CopyProgress",
     "HandlerError",
     "IdempotencyConflictError",
     "Injected",
@@ -79,10 +81,12 @@ __all__ = [
     "SendOptions",
     "State",
     "StoreBusyError",
+    "StoreCopy",
     "StoreError",
     "TypeCounts",
     "commit_versionstamp",
     "contribute_consumers",
+    "copy_store",
     "get_kv",
     "get_kv_queue",
     "on_queue_message",

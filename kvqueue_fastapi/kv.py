@@ -19,6 +19,7 @@ from kvqueue_fastapi.opening import Opening, opened
 from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.base import Clock
+from kvqueue_fastapi.store.copies import CopySource
 from kvqueue_fastapi.store.handle import StoreHandle
 from kvqueue_fastapi.subscriptions import Subscriptions
 from kvqueue_fastapi.values import adapter_of
@@ -380,6 +381,10 @@ class Kv:
             HandlerError: it is no function, or has parameters that a handler cannot have.
         """
         await self._subscriptions.listen(handler)
+
+    def to_copy(self) -> CopySource:
+        """What `copy_store` reads from, of a store that is open: one in memory has no URL."""
+        return self._handle.store.to_copy()
 
     async def close(self) -> None:
         """Stop listening, end all watches, close the store. Closing it again does nothing.

@@ -46,10 +46,14 @@ class KvQueue:
         ordering_key: str | None = None,
         priority: int = 0,
         headers: Mapping[str, str] | None = None,
+        connection: Any = None,
     ) -> int:
         """Store a message durably.
 
         A caller that is cancelled while it waits may have sent the message all the same.
+
+        With `connection` it becomes part of the caller's own transaction: the message exists if
+        and only if that commits, and handlers learn of it after the commit, in milliseconds.
 
         Args:
             message_type: whose handler is to have it; 1 to 255 characters.
@@ -69,19 +73,33 @@ class KvQueue:
                 back until it is delivered or dead.
             priority: higher goes first among the messages of its type; 0 is usual.
             headers: str to str, at most 8 KiB, for `message.headers`.
+            connection: of the caller's own, to the queue's database, in a transaction: on
+                PostgreSQL an AsyncSession or AsyncConnection of SQLAlchemy (on asyncpg or
+                psycopg), a connection of asyncpg, or psycopg's AsyncConnection; on SQLite an
+                AsyncSession or AsyncConnection (on aiosqlite), or a connection of aiosqlite. A
+                session that has not begun begins by itself. Until its transaction ends, it
+                holds what this send needs: on SQLite the lock of the file, for which all other
+                sends wait; on PostgreSQL the locks of its ordering key and idempotency key.
+                None: the message has a transaction of its own.
 
         Returns:
-            The message's id, once it is on disk.
+            The message's id, once it is on disk. With `connection`, once it is part of the
+            transaction; after a rollback another message may have that id on SQLite.
 
         Raises:
-            InvalidOptionError: an option is of the wrong type or outside its limits.
+            InvalidOptionError: an option is of the wrong type or outside its limits. Or
+                `connection` is no such connection, leads to another database, is in autocommit,
+                read-only, or REPEATABLE READ or SERIALIZABLE where there is an ordering key.
             InvalidKeyError: one of `keys_if_undelivered` cannot be a key.
             PayloadError: the payload cannot be encoded, or its handler in this process would
                 not take it.
             PayloadTooLargeError: it is too large.
             IdempotencyConflictError: the idempotency key belongs to another body.
             QueueFullError: `max_pending` messages wait.
-            StoreError: the database failed; nothing was stored.
+            StoreBusyError: others hold a lock for too long. With `connection`, also where its
+                transaction cannot be serialized with theirs: roll it back and do it again.
+            StoreError: the database failed; nothing was stored. The cause is the driver's error.
+                A `connection` is to be rolled back then.
             KvQueueNotStartedError: the app's lifespan has not run.
             KvQueueClosedError: it has ended.
         """
@@ -108,17 +126,21 @@ class KvQueue:
                 headers=headers,
             )
         send = self._sender.prepare(message_type, data, options)
+        if connection is not None:
+            return (await self._sender.commit_within(connection, (send,)))[0]
         committed = await self._sender.commit(AtomicWrite(sends=(send,)))
         return committed.message_ids[0]
 
     async def send_messages(
-        self, messages: Iterable[OutgoingMessage | tuple[str, Any]]
+        self, messages: Iterable[OutgoingMessage | tuple[str, Any]], *, connection: Any = None
     ) -> list[int]:
         """Store many messages in one commit: all of them or none.
 
         Args:
             messages: at most 10,000; a pair of type and payload, or an `OutgoingMessage`
                 where there are options.
+            connection: of the caller's own, of whose transaction they become a part; see
+                `send_message`.
 
         Returns:
             Their ids, in order; [] for none.
@@ -137,6 +159,8 @@ class KvQueue:
         if not outgoing:
             return []
         sends = tuple(self._sender.prepare(one.type, one.data, one.options) for one in outgoing)
+        if connection is not None:
+            return await self._sender.commit_within(connection, sends)
         return list((await self._sender.commit(AtomicWrite(sends=sends))).message_ids)
 
     def send_message_sync(self, message_type: str, data: Any = None, **options: Any) -> int:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any, Final
 
 from kvqueue_fastapi.errors import QueueFullError
@@ -47,6 +47,18 @@ class Sender:
             return self._pending.commit(store, write)
         return store.commit(write)
 
+    async def commit_within(self, connection: Any, sends: Sequence[Send]) -> list[int]:
+        """Write messages in a transaction of the caller's. Returns their ids, in order.
+
+        Raises:
+            QueueFullError: `max_pending` messages wait.
+            KvQueueError: what else keeps them from being written; see `Store.send_within`.
+        """
+        store = self._handle.store
+        if self._pending is not None:
+            await self._pending.admit(store, len(sends))
+        return await store.send_within(connection, sends)
+
 
 class _Pending:
     """The count that `max_pending` is held against: shared by all callers, seldom taken."""
@@ -61,14 +73,22 @@ class _Pending:
 
     async def commit(self, store: Store, write: AtomicWrite) -> Committed:
         """Refuse where the limit is reached; else take note of what is sent, and commit."""
+        await self.admit(store, len(write.sends))
+        return await store.commit(write)
+
+    async def admit(self, store: Store, count: int) -> None:
+        """Take note of so many that are about to be sent.
+
+        Raises:
+            QueueFullError: the limit is reached.
+        """
         while self._is_due():
             if self._counting is None:
                 self._counting = asyncio.ensure_future(self._count(store))
             await asyncio.shield(self._counting)
         if self._counted >= self._limit:
             raise QueueFullError(self._counted, self._limit)
-        self._sent += len(write.sends)
-        return await store.commit(write)
+        self._sent += count
 
     def _is_due(self) -> bool:
         # Our own sends since the last count may have reached the limit: only a count can tell.

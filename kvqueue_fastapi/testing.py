@@ -43,20 +43,25 @@ class RecordingKvQueue(KvQueue):
         self.sent: list[Sent] = []
 
     async def send_message(self, message_type: str, data: Any = None, **options: Any) -> int:
-        """Record a message. Returns its place in `sent`, from 1; raises what `KvQueue` raises."""
-        self._sender.prepare(message_type, data, SendOptions(**options))
+        """Record a message. Returns its place in `sent`, from 1; raises what `KvQueue` raises.
+
+        A `connection` is recorded with the other options, and nothing is done with it.
+        """
+        asked = {name: value for name, value in options.items() if name != "connection"}
+        self._sender.prepare(message_type, data, SendOptions(**asked))
         self.sent.append(Sent(message_type, data, options))
         return len(self.sent)
 
     async def send_messages(
-        self, messages: Iterable[OutgoingMessage | tuple[str, Any]]
+        self, messages: Iterable[OutgoingMessage | tuple[str, Any]], *, connection: Any = None
     ) -> list[int]:
         """Record all of them or, if one is wrong, none. Returns their places in `sent`."""
         outgoing = [m if isinstance(m, OutgoingMessage) else OutgoingMessage(*m) for m in messages]
         for message in outgoing:
             self._sender.prepare(message.type, message.data, message.options)
+        lent = {} if connection is None else {"connection": connection}
         return [
-            await self.send_message(message.type, message.data, **_given(message.options))
+            await self.send_message(message.type, message.data, **_given(message.options), **lent)
             for message in outgoing
         ]
 

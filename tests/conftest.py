@@ -19,6 +19,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
+def engine() -> str:
+    """That of real processes, where a test or its module does not say `ON_BOTH_ENGINES`."""
+    return "sqlite"
+
+
+@pytest.fixture
 async def injector(shared_database: str) -> AsyncIterator[Injector]:
     """The test's own part in a database that it shares with other processes: it only sends."""
     module = KvQueueModule(shared_database, listen=False)

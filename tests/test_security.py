@@ -13,6 +13,9 @@ from pydantic import BaseModel, SecretStr, TypeAdapter, field_serializer
 
 import kvqueue_fastapi
 from kvqueue_fastapi.codec import decode_payload, encode_payload
+from kvqueue_fastapi.settings import KvQueueSettings
+from kvqueue_fastapi.store.postgres import statements
+from kvqueue_fastapi.store.postgres.connection import in_schema, quoted
 from kvqueue_fastapi.store.sqlite.connection import Patience, connect
 from tests.contract.harness import Seen, running
 
@@ -30,7 +33,7 @@ UNSAFE_MODULES: Final = {
 UNSAFE_NAMES: Final = {"system", "popen", "import_module", "enable_load_extension"}
 COMMANDS: Final = {("cli.py", "import_module")}  # what its caller names on the command line
 
-STATEMENTS: Final = "store/sqlite/statements.py"
+STATEMENTS: Final = ("store/sqlite/statements.py", "store/postgres/statements.py")
 PRAGMAS: Final = {
     "store/sqlite/connection.py",
     "store/sqlite/database_thread.py",
@@ -41,7 +44,15 @@ SQL: Final = re.compile(
     r"\s*(SELECT|INSERT|UPDATE|DELETE|REPLACE|WITH|PRAGMA|CREATE|DROP|ALTER|ATTACH|VACUUM|BEGIN|"
     r"COMMIT|ROLLBACK|SAVEPOINT|RELEASE)(?![\w.,:-])"
 )
-EXECUTES: Final = {"execute", "executemany", "executescript", "execute_fetchall", "fetch_all"}
+NAME: Final = r"^[A-Za-z_][A-Za-z0-9_$]{0,62}$"
+EXECUTES: Final = {
+    "execute",
+    "executemany",
+    "executescript",
+    "execute_fetchall",
+    "fetch_all",
+    "fetch",
+}
 COMPOSES: Final = {"format", "join", "replace", "format_map", "substitute"}
 CONSTANT: Final = re.compile(r"_?[A-Z][A-Z0-9_]*")
 
@@ -71,16 +82,36 @@ def test_sql_is_written_in_one_place_and_pragmas_in_four() -> None:
         if isinstance(node.value, str) and SQL.match(node.value) and id(node) not in prose
     }
 
-    elsewhere = {place for place in found if place[0] != STATEMENTS}
+    elsewhere = {place for place in found if place[0] not in STATEMENTS}
     assert elsewhere == {(name, "PRAGMA") for name in PRAGMAS}
     assert len(found) > len(elsewhere)
 
 
-def test_statements_are_complete_before_any_value_is_known() -> None:
-    tree = TREES[STATEMENTS]
+def is_docstring(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
-    assert [type(node) for node in tree.body[2:]] == [ast.AnnAssign] * len(tree.body[2:])
+
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_statements_are_complete_before_any_value_is_known(name: str) -> None:
+    tree = TREES[name]
+    makers = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    made = [node for node in calls if isinstance(node.func, ast.Name) and node.func.id in makers]
+
+    assert {type(node) for node in tree.body[2:] if not is_docstring(node)} <= {
+        ast.AnnAssign,
+        ast.FunctionDef,
+    }
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Lambda)]
+    assert all(maker.startswith("_") for maker in makers)
+    assert all(isinstance(one, ast.Constant) for node in made for one in node.args)
+
+
+def test_only_the_name_of_a_schema_is_put_into_a_statement() -> None:
+    settings = KvQueueSettings.model_fields["postgres_schema"]
+
+    assert in_schema(statements.LAST_VERSION, quoted('a"b')).endswith(' "a""b".kvqueue_versions')
+    assert any(getattr(one, "pattern", "") == NAME for one in settings.metadata)
 
 
 def is_sql(node: ast.AST) -> bool:
@@ -104,12 +135,12 @@ def is_constant(node: ast.AST) -> bool:
 
 def test_no_sql_is_put_together_from_values() -> None:
     for name, node in nodes(ast.JoinedStr):
-        if name != STATEMENTS and is_sql(node.values[0]):
+        if name not in STATEMENTS and is_sql(node.values[0]):
             filled = [part.value for part in node.values if isinstance(part, ast.FormattedValue)]
             assert all(map(is_constant, filled)), f"{name}:{node.lineno}"
     for name, node in nodes(ast.BinOp, ast.Call):
         is_whole = isinstance(node, ast.Call) and attribute(node) not in COMPOSES
-        assert name == STATEMENTS or is_whole or not is_sql(node), f"{name}:{node.lineno}"
+        assert name in STATEMENTS or is_whole or not is_sql(node), f"{name}:{node.lineno}"
 
 
 def test_what_is_executed_is_not_made_in_its_call() -> None:

@@ -26,6 +26,9 @@ DEFAULTS = {
     "unhandled": "leave",
     "poll_interval_s": 1.0,
     "sqlite_synchronous": "FULL",
+    "postgres_schema": "kvqueue",
+    "postgres_listen_url": None,
+    "postgres_pool_size": 5,
 }
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from kvqueue_fastapi.model import (
     AtomicWrite,
@@ -11,11 +11,13 @@ from kvqueue_fastapi.model import (
     ListenerRecord,
     MessageRecord,
     Query,
+    Send,
     Settlement,
     Stored,
     TypeCounts,
     Wanted,
 )
+from kvqueue_fastapi.store.copies import CopySource
 
 MAX_WANTED: Final = 16
 """More types in one claim make it slow; listeners with more take turns among them."""
@@ -87,6 +89,26 @@ class Store(Protocol):
 
     def commit(self, write: AtomicWrite) -> Awaitable[Committed]:
         """Write all of it durably, or nothing; for the caller to await."""
+        ...
+
+    async def send_within(self, connection: Any, sends: Sequence[Send]) -> list[int]:
+        """Store messages in a transaction of the caller's own: they are sent if it commits.
+
+        Nothing is announced before. Whoever subscribed is woken soon after the commit.
+
+        Args:
+            connection: what the caller writes through, of one of the drivers of the engine.
+            sends: what to store.
+
+        Returns: their ids, in order.
+
+        Raises:
+            InvalidOptionError: the connection is of no use for it; the error says why.
+            IdempotencyConflictError: a key belongs to another body. The transaction may go on.
+            StoreBusyError: others hold a lock, or it cannot be serialized: all of the
+                transaction is to be done again.
+            StoreError: the database failed.
+        """
         ...
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
@@ -186,6 +208,10 @@ class Store(Protocol):
 
     def sweep(self) -> int:
         """Remove a slice of what is past its time. Blocks. Returns how many rows that were."""
+        ...
+
+    def to_copy(self) -> CopySource:
+        """What a copy of this store reads from; it ends with the store."""
         ...
 
     def hurry(self) -> None:

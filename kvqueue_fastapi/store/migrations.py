@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Final
 
-from kvqueue_fastapi.errors import SchemaTooNewError
+from kvqueue_fastapi.errors import SchemaTooNewError, StoreError
 
+OLDEST_COPYABLE: Final = 1
+"""The oldest schema that has all columns that a copy reads."""
 _NAME: Final = re.compile(r"(\d{3})_(\w+)\.sql")
 _OLDEST_CODE: Final = re.compile(r"-- oldest code: (\d+)")
 
@@ -55,6 +57,29 @@ def pending(migrations: tuple[Migration, ...], applied: int, oldest_code: int) -
     if oldest_code > this_code:
         raise SchemaTooNewError(oldest_code, this_code)
     return [migration for migration in migrations if migration.number > applied]
+
+
+def require_copyable(
+    migrations: tuple[Migration, ...], applied: int, oldest_code: int, url: str
+) -> None:
+    """Refuse to copy a database of which this code does not know all, or that lacks something.
+
+    Raises:
+        SchemaTooNewError: the database asks for newer code.
+        StoreError: newer or older code has made it.
+    """
+    if not pending(migrations, applied, oldest_code) and applied > migrations[-1].number:
+        msg = (
+            f"{url} has schema {applied}, this code knows {migrations[-1].number}, and would leave "
+            "behind what came with the newer one. Upgrade kvqueue_fastapi in this process."
+        )
+        raise StoreError(msg)
+    if applied < OLDEST_COPYABLE:
+        msg = (
+            f"{url} has schema {applied}, copied can be one from {OLDEST_COPYABLE} on. Start an "
+            "app on it with this version once, which brings it up to date; then copy."
+        )
+        raise StoreError(msg)
 
 
 def _parse(number: int, name: str, sql: str) -> Migration:

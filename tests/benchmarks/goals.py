@@ -11,6 +11,7 @@ BEST_PEER = {"A": 29_600, "C": 16_500}
 """Messages a second of BullMQ: the most in the peers' figures on this class of machine."""
 CEILING = "BackgroundTasks"
 """No queue: what it takes is lost with its process."""
+POSTGRES_PEERS = ("PgQueuer", "procrastinate")
 Value = Callable[[list[Result]], list[float]]
 """What was reached in each round; empty: it was not measured."""
 
@@ -108,6 +109,15 @@ def _obstacles(depth: str) -> list[Value]:
     return [ratio(of("D", f"^{depth} waiting, .*{one}"), plain) for one in obstacles]
 
 
+def _on_postgres(work: str, name: str = "", figure: str = "per_s") -> Value:
+    return of(work, name, figure, who="^ours on PostgreSQL$")
+
+
+def _over_peers(work: str) -> Value:
+    """Ours on PostgreSQL over the better one of those that are on it as well."""
+    return ratio(_on_postgres(work), best(work, POSTGRES_PEERS.__contains__))
+
+
 GOALS = [
     Goal("A", "at least 0.33 of the floor at 100 rows a commit",
          ratio(of("A"), _floor("A", "^100 rows")), 0.33),
@@ -152,4 +162,11 @@ GOALS = [
     Goal("K", "no starved worker: the least busy of four at least half of an even share",
          furthest(min, [of("K", f"{what}.*: 4", "share") for what in ("nothing", "computes")]),
          0.5),
+    Goal("A", "on PostgreSQL at least 4 times PgQueuer and procrastinate", _over_peers("A"), 4),
+    Goal("C", "on PostgreSQL at least 3 times PgQueuer and procrastinate", _over_peers("C"), 3),
+    Goal("D", "on PostgreSQL 500,000 deep at least 0.8 of 10,000 deep",
+         ratio(_on_postgres("D", "500,000 waiting"), _on_postgres("D", "10,000 waiting")), 0.8),
+    Goal("D", "on PostgreSQL after 1,000,000 messages at least 0.8 of before",
+         _on_postgres("D", "after 1,000,000", "of_before"), 0.8),
+    Goal("E", "on PostgreSQL p50 under 4 ms", _on_postgres("E", "", "p50"), 4, most=True),
 ]  # fmt: skip

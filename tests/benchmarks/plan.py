@@ -9,6 +9,7 @@ from tests.benchmarks import (
     latency,
     ours,
     peers,
+    postgres,
     web,
     weight,
 )
@@ -41,6 +42,7 @@ ROWS: list[Row] = sorted(
         *features.ROWS,
         *kv_floor.ROWS,
         *kv_ours.ROWS,
+        *postgres.ROWS,
         *peers.ROWS,
     ],
     key=lambda row: list(WORKS).index(row.work),

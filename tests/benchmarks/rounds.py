@@ -23,7 +23,7 @@ from tests.benchmarks.rows import Figures, Measure, Row
 
 TIME_LIMIT_S = 300.0
 FAREWELL_S = 5.0
-OWN = ("ours", "floor")
+OWN = ("ours", "ours on PostgreSQL", "floor")
 
 
 @dataclass

@@ -28,14 +28,14 @@ class Everything(BaseModel):
 
 
 @pytest.mark.case(58)
-async def test_message_sent_to_a_running_listener_arrives_once(tmp_path: Path) -> None:
+async def test_message_sent_to_a_running_listener_arrives_once(place: str) -> None:
     seen = Seen()
-    async with running(tmp_path, callbacks={"greet": seen.take}) as bench:
+    async with running(place, callbacks={"greet": seen.take}) as bench:
         message_id = await bench.queue.send_message("greet", "test")
 
         assert await seen.stay(1) == ["test"]
 
-    assert message_id == 1
+    assert message_id > 0
 
 
 @pytest.mark.case(59)
@@ -58,13 +58,13 @@ async def test_message_sent_to_a_running_listener_arrives_once(tmp_path: Path) -
     ],
     ids=repr,
 )
-async def test_each_json_value_arrives_equal_and_of_its_type(tmp_path: Path, value: Any) -> None:
+async def test_each_json_value_arrives_equal_and_of_its_type(place: str, value: Any) -> None:
     seen = Seen()
 
     async def handle(data: Any) -> None:
         seen.add(data)
 
-    async with running(tmp_path, callbacks={"value": handle}) as bench:
+    async with running(place, callbacks={"value": handle}) as bench:
         await bench.queue.send_messages([("value", value)] * 10)
 
         came = await seen.reach(10)
@@ -74,24 +74,24 @@ async def test_each_json_value_arrives_equal_and_of_its_type(tmp_path: Path, val
 
 
 @pytest.mark.case(59)
-async def test_model_arrives_equal_where_its_handler_names_it(tmp_path: Path) -> None:
+async def test_model_arrives_equal_where_its_handler_names_it(place: str) -> None:
     seen = Seen()
     sent = Everything(inner=Everything(tags=set()))
 
     async def handle(data: Everything) -> None:
         seen.add(data)
 
-    async with running(tmp_path, callbacks={"model": handle}) as bench:
+    async with running(place, callbacks={"model": handle}) as bench:
         await bench.queue.send_message("model", sent)
 
         assert await seen.reach(1) == [sent]
 
 
 @pytest.mark.case(60)
-async def test_values_of_different_types_arrive_one_after_another(tmp_path: Path) -> None:
+async def test_values_of_different_types_arrive_one_after_another(place: str) -> None:
     seen = Seen()
     values = ["text", 7, None, [1], {"a": 1.5}, True]
-    async with running(tmp_path, callbacks={"any": seen.take}) as bench:
+    async with running(place, callbacks={"any": seen.take}) as bench:
         for count, value in enumerate(values, 1):
             await bench.queue.send_message("any", value)
             await seen.reach(count)
@@ -100,14 +100,14 @@ async def test_values_of_different_types_arrive_one_after_another(tmp_path: Path
 
 
 @pytest.mark.case(61)
-async def test_message_stays_until_its_async_handler_has_returned(tmp_path: Path) -> None:
+async def test_message_stays_until_its_async_handler_has_returned(place: str) -> None:
     began, go_on = asyncio.Event(), asyncio.Event()
 
     async def slow() -> None:
         began.set()
         await go_on.wait()
 
-    async with running(tmp_path, callbacks={"slow": slow}) as bench:
+    async with running(place, callbacks={"slow": slow}) as bench:
         message_id = await bench.queue.send_message("slow")
         await began.wait()
         record = await bench.admin.message(message_id)
@@ -120,14 +120,14 @@ async def test_message_stays_until_its_async_handler_has_returned(tmp_path: Path
 
 @pytest.mark.case(62)
 @pytest.mark.parametrize("result", [False, 42, b"", asyncio.Event(), ValueError("returned")])
-async def test_whatever_a_handler_returns_is_success(tmp_path: Path, result: Any) -> None:
+async def test_whatever_a_handler_returns_is_success(place: str, result: Any) -> None:
     seen = Seen()
 
     async def handle() -> Any:
         seen.add("call")
         return result
 
-    async with running(tmp_path, callbacks={"odd": handle}, backoff_schedule_s=(0,)) as bench:
+    async with running(place, callbacks={"odd": handle}, backoff_schedule_s=(0,)) as bench:
         message_id = await bench.queue.send_message("odd")
         await gone(bench, message_id)
 
@@ -136,21 +136,21 @@ async def test_whatever_a_handler_returns_is_success(tmp_path: Path, result: Any
 
 
 @pytest.mark.case(63)
-async def test_message_waits_for_a_listener_also_across_a_reopening(tmp_path: Path) -> None:
+async def test_message_waits_for_a_listener_also_across_a_reopening(place: str) -> None:
     seen = Seen()
-    async with running(tmp_path, listen=False) as bench:
+    async with running(place, listen=False) as bench:
         await bench.queue.send_message("later", 1)
-    async with running(tmp_path, listen=False):
+    async with running(place, listen=False):
         pass
 
-    async with running(tmp_path, callbacks={"later": seen.take}):
+    async with running(place, callbacks={"later": seen.take}):
         assert await seen.stay(1) == [1]
 
 
 @pytest.mark.case(64)
-async def test_payload_of_65536_bytes_is_the_largest(tmp_path: Path) -> None:
+async def test_payload_of_65536_bytes_is_the_largest(place: str) -> None:
     largest = "x" * 65_534  # and two quotes
-    async with running(tmp_path, listen=False) as bench:
+    async with running(place, listen=False) as bench:
         await bench.queue.send_message("big", largest)
 
         with pytest.raises(
@@ -166,7 +166,7 @@ async def test_payload_of_65536_bytes_is_the_largest(tmp_path: Path) -> None:
 @pytest.mark.case(65)
 @pytest.mark.parametrize("together", [False, True], ids=["one by one", "in one commit"])
 async def test_one_handler_at_a_time_sees_the_order_of_sending(
-    tmp_path: Path,
+    place: str,
     together: bool,  # noqa: FBT001 because pytest gives it
 ) -> None:
     seen = Seen()
@@ -174,7 +174,7 @@ async def test_one_handler_at_a_time_sees_the_order_of_sending(
     async def handle(number: int) -> None:
         seen.add(number)
 
-    async with running(tmp_path, callbacks={"number": handle}, concurrency=1) as bench:
+    async with running(place, callbacks={"number": handle}, concurrency=1) as bench:
         if together:
             await bench.queue.send_messages([("number", number) for number in range(1_000)])
         else:
@@ -185,7 +185,7 @@ async def test_one_handler_at_a_time_sees_the_order_of_sending(
 
 
 @pytest.mark.case(66)
-async def test_processes_on_one_file_share_messages_and_handle_each_once(tmp_path: Path) -> None:
+async def test_processes_on_one_file_share_messages_and_handle_each_once(place: str) -> None:
     seen, crowd = Seen(), Crowd()
 
     def handler(name: str) -> Any:
@@ -197,8 +197,8 @@ async def test_processes_on_one_file_share_messages_and_handle_each_once(tmp_pat
         return handle
 
     async with (
-        running(tmp_path, callbacks={"n": handler("first")}, concurrency=2) as first,
-        running(tmp_path, callbacks={"n": handler("second")}, concurrency=2),
+        running(place, callbacks={"n": handler("first")}, concurrency=2) as first,
+        running(place, callbacks={"n": handler("second")}, concurrency=2),
     ):
         await first.queue.send_messages([("n", number) for number in range(100)])
         came = await seen.stay(100)
@@ -208,21 +208,21 @@ async def test_processes_on_one_file_share_messages_and_handle_each_once(tmp_pat
 
 
 @pytest.mark.case(66)
-async def test_second_listener_for_a_type_on_one_queue_is_refused(tmp_path: Path) -> None:
+async def test_second_listener_for_a_type_on_one_queue_is_refused(place: str) -> None:
     @on_queue_message("greet")
     def greet() -> None: ...
 
     with pytest.raises(HandlerError, match="Two handlers take 'greet'"):
-        async with running(tmp_path, greet, callbacks={"greet": lambda: None}):
+        async with running(place, greet, callbacks={"greet": lambda: None}):
             pass
 
 
 @pytest.mark.case(67)
-async def test_one_queue_sends_and_another_listens(tmp_path: Path) -> None:
+async def test_one_queue_sends_and_another_listens(place: str) -> None:
     seen = Seen()
     async with (
-        running(tmp_path, listen=False) as sender,
-        running(tmp_path, callbacks={"n": seen.take}),
+        running(place, listen=False) as sender,
+        running(place, callbacks={"n": seen.take}),
     ):
         await sender.queue.send_message("n", 1)
 

@@ -23,7 +23,7 @@ async def fails() -> None:
 
 @pytest.mark.case(87)
 async def test_messages_of_handlers_that_never_end_come_again_after_a_reopening(
-    tmp_path: Path,
+    place: str,
 ) -> None:
     begun, again = Seen(), Seen()
 
@@ -31,16 +31,16 @@ async def test_messages_of_handlers_that_never_end_come_again_after_a_reopening(
         begun.add(data)
         await asyncio.Event().wait()
 
-    async with running(tmp_path, callbacks={"n": never}, shutdown_timeout_s=0) as bench:
+    async with running(place, callbacks={"n": never}, shutdown_timeout_s=0) as bench:
         await bench.queue.send_messages([("n", number) for number in range(3)])
         await begun.reach(3)
 
-    async with running(tmp_path, callbacks={"n": again.take}):
+    async with running(place, callbacks={"n": again.take}):
         assert sorted(await again.stay(3)) == [0, 1, 2]
 
 
 @pytest.mark.case(89)
-async def test_handler_that_takes_three_leases_is_started_once(tmp_path: Path) -> None:
+async def test_handler_that_takes_three_leases_is_started_once(place: str) -> None:
     seen, ended = Seen(), Seen()
 
     async def slow(data: int) -> None:
@@ -49,8 +49,8 @@ async def test_handler_that_takes_three_leases_is_started_once(tmp_path: Path) -
         ended.add(data)
 
     async with (
-        running(tmp_path, callbacks={"n": slow}, lease_s=1) as bench,
-        running(tmp_path, callbacks={"n": slow}, lease_s=1),
+        running(place, callbacks={"n": slow}, lease_s=1) as bench,
+        running(place, callbacks={"n": slow}, lease_s=1),
     ):
         await bench.queue.send_message("n", 1)
         await ended.stay(1)
@@ -144,7 +144,7 @@ async def test_message_with_crashes_on_its_record_runs_apart_and_its_neighbours_
 
 
 @pytest.mark.case(92)
-async def test_never_more_handlers_run_than_the_concurrency_allows(tmp_path: Path) -> None:
+async def test_never_more_handlers_run_than_the_concurrency_allows(place: str) -> None:
     seen, crowd = Seen(), Crowd()
 
     async def handle(data: int) -> None:
@@ -153,7 +153,7 @@ async def test_never_more_handlers_run_than_the_concurrency_allows(tmp_path: Pat
         crowd.leave("all")
         seen.add(data)
 
-    async with running(tmp_path, callbacks={"a": handle, "b": handle}, concurrency=7) as bench:
+    async with running(place, callbacks={"a": handle, "b": handle}, concurrency=7) as bench:
         await bench.queue.send_messages([("ab"[n % 2], n) for n in range(300)])
         await seen.reach(300)
 

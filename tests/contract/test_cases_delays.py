@@ -32,10 +32,10 @@ async def test_delayed_message_is_not_due_before_its_delay_is_over(tmp_path: Pat
 
 @pytest.mark.case(70)
 async def test_listener_wakes_when_a_delay_is_over_and_not_at_its_next_poll(
-    tmp_path: Path,
+    place: str,
 ) -> None:
     seen = Seen()
-    async with running(tmp_path, callbacks={"n": seen.take}, poll_interval_s=3_600) as bench:
+    async with running(place, callbacks={"n": seen.take}, poll_interval_s=3_600) as bench:
         began = time.monotonic()
         delayed = [SendOptions(delay=number / 10) for number in (1, 2, 3)]
         await bench.queue.send_messages([OutgoingMessage("n", 1, one) for one in delayed])
@@ -76,9 +76,9 @@ async def test_message_without_delay_overtakes_a_delayed_one(tmp_path: Path) -> 
     ],
 )
 async def test_delay_outside_its_limits_is_refused_and_nothing_stored(
-    tmp_path: Path, delay: Any, text: str
+    place: str, delay: Any, text: str
 ) -> None:
-    async with running(tmp_path, listen=False) as bench:
+    async with running(place, listen=False) as bench:
         with pytest.raises(InvalidOptionError, match=text):
             await bench.queue.send_message("n", 1, delay=delay)
         with pytest.raises(InvalidOptionError, match=text):
@@ -89,8 +89,8 @@ async def test_delay_outside_its_limits_is_refused_and_nothing_stored(
 
 @pytest.mark.case(72)
 @pytest.mark.parametrize("delay", [MONTH_S, timedelta(days=30), 0, 0.0, None, 0.0004])
-async def test_delay_of_0_to_30_days_is_taken(tmp_path: Path, delay: Any) -> None:
-    async with running(tmp_path, listen=False) as bench:
+async def test_delay_of_0_to_30_days_is_taken(place: str, delay: Any) -> None:
+    async with running(place, listen=False) as bench:
         message_id = await bench.queue.send_message("n", 1, delay=delay)
         record = await bench.admin.message(message_id)
 
@@ -99,20 +99,20 @@ async def test_delay_of_0_to_30_days_is_taken(tmp_path: Path, delay: Any) -> Non
 
 
 @pytest.mark.case(73)
-async def test_delayed_message_survives_a_reopening(tmp_path: Path) -> None:
+async def test_delayed_message_survives_a_reopening(place: str) -> None:
     seen = Seen()
-    async with running(tmp_path, listen=False) as bench:
+    async with running(place, listen=False) as bench:
         began = time.monotonic()
         await bench.queue.send_message("n", 1, delay=0.2)
 
-    async with running(tmp_path, callbacks={"n": seen.take}):
+    async with running(place, callbacks={"n": seen.take}):
         await seen.stay(1)
 
     assert seen.times[0] - began >= 0.2
 
 
-async def test_past_deliver_at_means_now_and_a_future_one_then(tmp_path: Path) -> None:
-    async with running(tmp_path, listen=False) as bench:
+async def test_past_deliver_at_means_now_and_a_future_one_then(place: str) -> None:
+    async with running(place, listen=False) as bench:
         now = datetime.now(UTC)
         await bench.queue.send_message("n", deliver_at=now - timedelta(days=400))
         await bench.queue.send_message("n", deliver_at=now + timedelta(days=29))
@@ -133,10 +133,8 @@ async def test_past_deliver_at_means_now_and_a_future_one_then(tmp_path: Path) -
         ({"deliver_at": datetime.now(UTC), "delay": 1}, "both given. Give one of them"),
     ],
 )
-async def test_wrong_deliver_at_is_refused(
-    tmp_path: Path, options: dict[str, Any], text: str
-) -> None:
-    async with running(tmp_path, listen=False) as bench:
+async def test_wrong_deliver_at_is_refused(place: str, options: dict[str, Any], text: str) -> None:
+    async with running(place, listen=False) as bench:
         with pytest.raises(InvalidOptionError, match=text):
             await bench.queue.send_message("n", 1, **options)
 

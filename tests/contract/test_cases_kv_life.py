@@ -261,7 +261,7 @@ async def test_store_in_memory_is_private() -> None:
         ("", "Filename cannot be empty"),
         ("sqlite:///", "Filename cannot be empty"),
         (":foo", "Filename cannot start with ':' unless prefixed with './'"),
-        ("postgres://host/db", "is neither a path"),
+        ("mysql://host/db", "is neither a path"),
         (7, "7"),
         (b"kv.db", "kv.db"),
     ],

@@ -50,11 +50,9 @@ class Mails:
 
 
 @pytest.mark.case(101)
-async def test_message_reaches_the_handler_of_its_type_alone_and_once(tmp_path: Path) -> None:
+async def test_message_reaches_the_handler_of_its_type_alone_and_once(place: str) -> None:
     seen, others = Seen(), Seen()
-    async with running(
-        tmp_path, callbacks={"trigger": seen.take, "trigger2": others.take}
-    ) as bench:
+    async with running(place, callbacks={"trigger": seen.take, "trigger2": others.take}) as bench:
         await bench.queue.send_message("trigger", {"name": "test"})
 
         assert await seen.stay(1) == [{"name": "test"}]
@@ -120,9 +118,9 @@ async def test_handler_has_its_self_and_what_was_injected(tmp_path: Path) -> Non
 
 @pytest.mark.case(104)
 async def test_unknown_type_is_retried_and_then_a_dead_letter_where_it_fails(
-    tmp_path: Path,
+    place: str,
 ) -> None:
-    async with running(tmp_path, unhandled="fail", backoff_schedule_s=(0, 0)) as bench:
+    async with running(place, unhandled="fail", backoff_schedule_s=(0, 0)) as bench:
         await bench.queue.send_message("nobody", 1)
         await until(bench.admin.dead_letters)
         (dead,) = await bench.admin.dead_letters()
@@ -133,9 +131,9 @@ async def test_unknown_type_is_retried_and_then_a_dead_letter_where_it_fails(
 
 
 @pytest.mark.case(104)
-async def test_unknown_type_waits_untouched_where_it_is_left(tmp_path: Path) -> None:
+async def test_unknown_type_waits_untouched_where_it_is_left(place: str) -> None:
     seen = Seen()
-    async with running(tmp_path, callbacks={"known": seen.take}) as bench:
+    async with running(place, callbacks={"known": seen.take}) as bench:
         await bench.queue.send_messages([("nobody", 1), ("known", 2)])
         await seen.stay(1)
         (record,) = await bench.admin.messages()
@@ -145,18 +143,18 @@ async def test_unknown_type_waits_untouched_where_it_is_left(tmp_path: Path) -> 
 
 @pytest.mark.case(105)
 async def test_two_handlers_for_one_type_stop_the_start_and_are_both_named(
-    tmp_path: Path,
+    place: str,
 ) -> None:
     @on_queue_message("trigger")
     def another() -> None: ...
 
     with pytest.raises(HandlerError, match=r"Mails\.trigger .*another|another .*Mails\.trigger"):
-        async with running(tmp_path, Mails, another, modules=(MailModule(),)):
+        async with running(place, Mails, another, modules=(MailModule(),)):
             pass
 
 
 @pytest.mark.case(106)
-async def test_send_message_takes_every_option_at_once_and_returns_the_id(tmp_path: Path) -> None:
+async def test_send_message_takes_every_option_at_once_and_returns_the_id(place: str) -> None:
     options: dict[str, Any] = {
         "delay": 3,
         "backoff_schedule": [1],
@@ -166,7 +164,7 @@ async def test_send_message_takes_every_option_at_once_and_returns_the_id(tmp_pa
         "priority": -5,
         "headers": {"trace": "abc"},
     }
-    async with running(tmp_path, listen=False) as bench:
+    async with running(place, listen=False) as bench:
         first = await bench.queue.send_message("n", 1, **options)
         again = await bench.queue.send_message("n", 1, **options)
         record = await bench.admin.message(first)
@@ -195,9 +193,9 @@ def test_app_opens_the_queue_at_its_start_and_closes_it_at_its_end(tmp_path: Pat
 
 
 @pytest.mark.case(107)
-async def test_no_handler_runs_before_all_are_registered(tmp_path: Path) -> None:
+async def test_no_handler_runs_before_all_are_registered(place: str) -> None:
     seen = Seen()
-    async with running(tmp_path, listen=False) as bench:
+    async with running(place, listen=False) as bench:
         await bench.queue.send_messages([("a", 1), ("b", 2)])
 
     async def first() -> None:
@@ -206,7 +204,7 @@ async def test_no_handler_runs_before_all_are_registered(tmp_path: Path) -> None
     async def broken(one: int, two: int) -> None: ...
 
     with pytest.raises(HandlerError):
-        async with running(tmp_path, callbacks={"a": first, "b": broken}):
+        async with running(place, callbacks={"a": first, "b": broken}):
             pass
     assert seen == []
 

@@ -40,8 +40,8 @@ USES: list[Callable[[Bench], Any]] = [
 
 
 @pytest.mark.case(97)
-async def test_idle_listener_stops_at_once(tmp_path: Path) -> None:
-    async with running(tmp_path, callbacks={"n": Seen().take}, poll_interval_s=3_600):
+async def test_idle_listener_stops_at_once(place: str) -> None:
+    async with running(place, callbacks={"n": Seen().take}, poll_interval_s=3_600):
         await asyncio.sleep(0.05)
         began = time.monotonic()
 
@@ -50,7 +50,7 @@ async def test_idle_listener_stops_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.case(98)
 async def test_shutdown_waits_for_running_handlers_and_settles_those_that_finish(
-    tmp_path: Path,
+    place: str,
 ) -> None:
     begun, ended = Seen(), Seen()
 
@@ -59,18 +59,18 @@ async def test_shutdown_waits_for_running_handlers_and_settles_those_that_finish
         await asyncio.sleep(0.2)
         ended.add(data)
 
-    async with running(tmp_path, callbacks={"n": handle}, shutdown_timeout_s=5) as bench:
+    async with running(place, callbacks={"n": handle}, shutdown_timeout_s=5) as bench:
         await bench.queue.send_messages([("n", number) for number in range(3)])
         await begun.reach(3)
 
-    async with running(tmp_path, listen=False) as bench:
+    async with running(place, listen=False) as bench:
         assert not await bench.admin.messages()
     assert len(begun) == len(ended) == 3
 
 
 @pytest.mark.case(98)
 async def test_handlers_beyond_the_grace_are_cancelled_and_given_back_without_a_trace(
-    tmp_path: Path,
+    place: str,
 ) -> None:
     begun, cancelled = Seen(), Seen()
 
@@ -81,10 +81,10 @@ async def test_handlers_beyond_the_grace_are_cancelled_and_given_back_without_a_
         finally:
             cancelled.add(data)
 
-    async with running(tmp_path, callbacks={"n": handle}, shutdown_timeout_s=0.1) as bench:
+    async with running(place, callbacks={"n": handle}, shutdown_timeout_s=0.1) as bench:
         await bench.queue.send_message("n", 1, backoff_schedule=[])
         await begun.reach(1)
-    async with running(tmp_path, listen=False) as bench:
+    async with running(place, listen=False) as bench:
         (record,) = await bench.admin.messages()
 
     assert cancelled == [1]
@@ -93,7 +93,7 @@ async def test_handlers_beyond_the_grace_are_cancelled_and_given_back_without_a_
 
 
 @pytest.mark.case(98)
-async def test_messages_claimed_ahead_are_given_back_at_the_shutdown(tmp_path: Path) -> None:
+async def test_messages_claimed_ahead_are_given_back_at_the_shutdown(place: str) -> None:
     seen, go_on = Seen(), asyncio.Event()
 
     async def handle(data: int) -> None:
@@ -102,11 +102,11 @@ async def test_messages_claimed_ahead_are_given_back_at_the_shutdown(tmp_path: P
             await go_on.wait()
 
     async with running(
-        tmp_path, callbacks={"n": handle}, concurrency=2, shutdown_timeout_s=0
+        place, callbacks={"n": handle}, concurrency=2, shutdown_timeout_s=0
     ) as bench:
         await bench.queue.send_messages([("n", number) for number in range(520)])
         await seen.reach(502)
-    async with running(tmp_path, listen=False) as bench:
+    async with running(place, listen=False) as bench:
         left = await bench.admin.messages()
 
     assert [record.data for record in left] == list(range(500, 520))
@@ -115,7 +115,7 @@ async def test_messages_claimed_ahead_are_given_back_at_the_shutdown(tmp_path: P
 
 @pytest.mark.case(98)
 async def test_handler_that_fails_because_it_was_cancelled_spends_no_attempt(
-    tmp_path: Path,
+    place: str,
 ) -> None:
     begun = Seen()
 
@@ -126,10 +126,10 @@ async def test_handler_that_fails_because_it_was_cancelled_spends_no_attempt(
         finally:
             raise ConnectionError
 
-    async with running(tmp_path, callbacks={"n": handle}, shutdown_timeout_s=0) as bench:
+    async with running(place, callbacks={"n": handle}, shutdown_timeout_s=0) as bench:
         await bench.queue.send_message("n", backoff_schedule=[])
         await begun.reach(1)
-    async with running(tmp_path, listen=False) as bench:
+    async with running(place, listen=False) as bench:
         (record,) = await bench.admin.messages()
 
     assert (record.state, record.attempt) == ("ready", 0)

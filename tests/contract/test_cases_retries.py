@@ -53,7 +53,7 @@ async def test_default_schedule_gives_six_deliveries_four_of_them_in_ten_seconds
     ("schedule", "count"), [([], 1), ([0.02], 2), ([0, 0, 0], 4), ((0,) * 20, 21)]
 )
 async def test_message_is_delivered_once_and_once_for_each_step_of_its_schedule(
-    tmp_path: Path, schedule: Sequence[float], count: int
+    place: str, schedule: Sequence[float], count: int
 ) -> None:
     seen = Seen()
 
@@ -61,7 +61,7 @@ async def test_message_is_delivered_once_and_once_for_each_step_of_its_schedule(
         seen.add(data)
         raise ERROR
 
-    async with running(tmp_path, callbacks={"fails": fail}) as bench:
+    async with running(place, callbacks={"fails": fail}) as bench:
         await bench.queue.send_message("fails", 1, backoff_schedule=schedule)
 
         await seen.stay(count)
@@ -84,9 +84,9 @@ async def test_message_is_delivered_once_and_once_for_each_step_of_its_schedule(
     ],
 )
 async def test_wrong_schedule_is_refused_with_the_index_and_nothing_stored(
-    tmp_path: Path, schedule: Any, text: str
+    place: str, schedule: Any, text: str
 ) -> None:
-    async with running(tmp_path, listen=False) as bench:
+    async with running(place, listen=False) as bench:
         with pytest.raises(InvalidOptionError, match=text) as caught:
             await bench.queue.send_message("n", 1, backoff_schedule=schedule)
 
@@ -114,9 +114,9 @@ async def test_giving_up_writes_the_envelope_under_all_keys_in_one_version(tmp_p
 
 @pytest.mark.case(78)
 async def test_message_without_keys_is_kept_as_a_dead_letter_and_logged(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    place: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with running(tmp_path, fails, backoff_schedule_s=()) as bench:
+    async with running(place, fails, backoff_schedule_s=()) as bench:
         message_id = await bench.queue.send_message("fails", {"n": 7}, headers={"by": "me"})
         await until(bench.admin.dead_letters)
         (dead,) = await bench.admin.dead_letters()
@@ -143,9 +143,9 @@ async def test_message_without_keys_is_kept_as_a_dead_letter_and_logged(
     ],
 )
 async def test_wrong_keys_if_undelivered_are_refused_when_sent(
-    tmp_path: Path, keys: Any, error: type[Exception], text: str
+    place: str, keys: Any, error: type[Exception], text: str
 ) -> None:
-    async with running(tmp_path, listen=False) as bench:
+    async with running(place, listen=False) as bench:
         with pytest.raises(error, match=text):
             await bench.queue.send_message("n", 1, keys_if_undelivered=keys)
 
@@ -155,7 +155,7 @@ async def test_wrong_keys_if_undelivered_are_refused_when_sent(
 @pytest.mark.case(80)
 @pytest.mark.parametrize("is_async", [True, False], ids=["async", "sync"])
 async def test_failing_handler_is_retried_while_other_messages_go_on(
-    tmp_path: Path,
+    place: str,
     is_async: bool,  # noqa: FBT001 because pytest gives it
 ) -> None:
     seen = Seen()
@@ -168,7 +168,7 @@ async def test_failing_handler_is_retried_while_other_messages_go_on(
         sync(data)
 
     async with running(
-        tmp_path, callbacks={"n": handle if is_async else sync}, backoff_schedule_s=(0.05, 0.05)
+        place, callbacks={"n": handle if is_async else sync}, backoff_schedule_s=(0.05, 0.05)
     ) as bench:
         await bench.queue.send_message("n", "bad")
         await seen.reach(1)
@@ -182,11 +182,11 @@ async def test_failing_handler_is_retried_while_other_messages_go_on(
 
 @pytest.mark.case(81)
 async def test_failing_handlers_never_stop_the_listener_and_are_logged_with_traceback(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    place: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     seen = Seen()
     async with running(
-        tmp_path, fails, callbacks={"good": seen.take}, backoff_schedule_s=(0,)
+        place, fails, callbacks={"good": seen.take}, backoff_schedule_s=(0,)
     ) as bench:
         await bench.queue.send_messages([("fails", None)] * 10)
         await bench.queue.send_message("good", 1)
@@ -200,7 +200,7 @@ async def test_failing_handlers_never_stop_the_listener_and_are_logged_with_trac
 
 
 @pytest.mark.case(82)
-async def test_retried_message_keeps_its_payload_and_delays_nobody_else(tmp_path: Path) -> None:
+async def test_retried_message_keeps_its_payload_and_delays_nobody_else(place: str) -> None:
     seen = Seen()
 
     async def handle(data: dict[str, Any]) -> None:
@@ -208,7 +208,7 @@ async def test_retried_message_keeps_its_payload_and_delays_nobody_else(tmp_path
             raise ERROR
 
     async with running(
-        tmp_path, callbacks={"n": handle}, backoff_schedule_s=(0.2,), concurrency=1
+        place, callbacks={"n": handle}, backoff_schedule_s=(0.2,), concurrency=1
     ) as bench:
         await bench.queue.send_messages([("n", {"n": number}) for number in range(5)])
 

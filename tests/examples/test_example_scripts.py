@@ -3,6 +3,8 @@
 import re
 from collections.abc import Callable
 
+import pytest
+
 Run = Callable[[str], list[str]]
 
 
@@ -77,6 +79,29 @@ def test_asked_twice_is_sent_once_and_delivered_twice_is_entered_once(run_exampl
     assert sent[0] == "asked for twice, sent once: True"
     assert sent[1].startswith("refused: Idempotency key 'invoice-7'")
     assert sent[2:] == ["payments in the books: 1"]
+
+
+def test_order_and_its_message_are_both_there_or_neither_on_sqlite(run_example: Run) -> None:
+    check_orders(run_example("order_outbox"))
+
+
+def test_order_and_its_message_are_both_there_or_neither_on_postgres(
+    run_example: Run, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KVQUEUE_URL", postgres_url)
+
+    check_orders(run_example("order_outbox"))
+
+
+def check_orders(lines: list[str]) -> None:
+    # The handler may begin before the customer has the answer.
+    assert sorted(lines[:2]) == ["ann orders a teapot: 201", "receipt for the teapot of ann"]
+    assert lines[2:] == [
+        "bob orders a kettle: 402",
+        "orders of ann; messages that wait: 0",
+        "eve orders a teapot: killed by signal 9",
+        "orders of ann; messages that wait: 0",
+    ]
 
 
 def test_example_of_tests_passes(run_example: Run) -> None:

@@ -7,18 +7,23 @@ import pytest
 
 from kvqueue_fastapi import Kv
 from tests.processes.fleet import Fleet
+from tests.processes.foreign import ForeignPostgres
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    fleet = Fleet(tmp_path)
+def fleet(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fleet]:
+    foreign = None
+    if engine == "postgres":
+        # asked for by name, so that the other engine's tests start no server
+        foreign = ForeignPostgres(request.getfixturevalue("postgres_url"))
+    fleet = Fleet(tmp_path, foreign)
     yield fleet
     fleet.end()
 
 
 @pytest.fixture
 def shared_database(fleet: Fleet) -> str:
-    return str(fleet.database)
+    return fleet.database
 
 
 @pytest.fixture

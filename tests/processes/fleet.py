@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -13,6 +12,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from tests.processes.foreign import Foreign, ForeignSqlite
 
 WORKER = Path(__file__).with_name("worker.py")
 KV_WORKER = Path(__file__).with_name("kv_worker.py")
@@ -68,10 +69,18 @@ class Ledger:
 
 
 class Fleet:
-    """Starts processes on one database; none of them outlives the test."""
+    """Starts processes on one database; none of them outlives the test.
 
-    def __init__(self, directory: Path) -> None:
-        self.database = directory / "queue.db"
+    Attributes:
+        directory: of the test's own.
+        database: its URL.
+        foreign: another program at it.
+    """
+
+    def __init__(self, directory: Path, foreign: Foreign | None = None) -> None:
+        self.directory = directory
+        self.foreign = foreign or ForeignSqlite(directory / "queue.db")
+        self.database = self.foreign.url
         self.ledger = Ledger(directory / "ledger.jsonl")
         self.log = directory / "stderr.log"
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -81,7 +90,7 @@ class Fleet:
         self, role: str = "listen", *, program: Path = WORKER, **config: Any
     ) -> subprocess.Popen[bytes]:
         """Start a process, and do not wait for it."""
-        more = {"database": str(self.database), "ledger": str(self.ledger.path), "role": role}
+        more = {"database": self.database, "ledger": str(self.ledger.path), "role": role}
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, str(program), json.dumps({**more, **config})],
@@ -133,8 +142,7 @@ class Fleet:
 
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
         """What a foreign program reads from the database."""
-        with contextlib.closing(sqlite3.connect(self.database, timeout=10)) as connection:
-            return connection.execute(statement).fetchall()
+        return self.foreign.rows(statement)
 
     def kill(self, process: subprocess.Popen[bytes]) -> float:
         """kill -9. Returns when that was."""
@@ -146,7 +154,7 @@ class Fleet:
     async def freeze(self, process: subprocess.Popen[bytes]) -> None:
         """SIGSTOP, but not in the middle of a commit: that would hold up everybody."""
         self.stop(process)
-        while not self._is_writable():
+        while not self.foreign.is_passable():
             self.thaw(process)
             await asyncio.sleep(0.001)
             self.stop(process)
@@ -164,6 +172,7 @@ class Fleet:
 
     def end(self) -> None:
         """Kill every process, and what it forked."""
+        self.foreign.close()
         for process in self._processes:
             if process.stdin:
                 process.stdin.close()
@@ -174,15 +183,6 @@ class Fleet:
                 continue
             finally:
                 process.wait()
-
-    def _is_writable(self) -> bool:
-        # Long enough for a commit that is still under way to come to its end.
-        with contextlib.closing(sqlite3.connect(self.database, timeout=0.1)) as connection:
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError:
-                return False
-        return True
 
     def _said(self) -> str:
         counts = {

@@ -61,7 +61,7 @@ async def take_effect(plan: Plan, message: Message) -> None:
 
 
 def may_go(attempt: int) -> bool:
-    return Path(DATABASE).with_name(f"go-{attempt}").exists()
+    return Path(CONFIG["ledger"]).with_name(f"go-{attempt}").exists()
 
 
 async def commit_effects(message: Message) -> str | None:

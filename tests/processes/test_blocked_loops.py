@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from kvqueue_fastapi import KvQueue
+from tests.engines import ON_BOTH_ENGINES
 from tests.processes.fleet import Fleet
 
 LEASE_S = 1
@@ -39,6 +40,7 @@ async def test_a_thread_of_three_leases_has_one_delivery(fleet: Fleet, queue: Kv
     assert fleet.ledger.count("begun") == {message_id: 1}
 
 
+@ON_BOTH_ENGINES
 async def test_a_blocked_loop_keeps_all_the_messages_in_its_hands(
     fleet: Fleet, queue: KvQueue
 ) -> None:

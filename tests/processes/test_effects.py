@@ -2,17 +2,19 @@
 
 import asyncio
 import random
-import sqlite3
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from kvqueue_fastapi import Kv, KvU64
+from tests.engines import ON_BOTH_ENGINES
 from tests.processes.fleet import KV_WORKER, Fleet
+
+pytestmark = ON_BOTH_ENGINES
 
 LEASE_S = 1
 SETTINGS: dict[str, Any] = {
@@ -89,13 +91,11 @@ async def test_a_commit_after_another_has_committed_writes_nothing(fleet: Fleet,
 
 async def test_a_commit_that_freezes_on_its_way_is_made_by_another(fleet: Fleet, kv: Kv) -> None:
     holder, message_id = await waiting_holder(fleet, kv)
-    with closing(sqlite3.connect(fleet.database, isolation_level=None)) as foreign:
-        foreign.execute("BEGIN IMMEDIATE")
+    with fleet.foreign.lock():
         go(fleet, attempt=1)
         await asyncio.sleep(LEASE_S / 6)
-        # It cannot be within a transaction, because it waits for this one.
+        # Its commit is on its way, and waits for this lock.
         fleet.stop(holder)
-        foreign.execute("COMMIT")
     await peer_that_takes_over(fleet)
 
     fleet.thaw(holder)
@@ -200,4 +200,4 @@ async def peer_that_takes_over(fleet: Fleet) -> Process:
 
 
 def go(fleet: Fleet, *, attempt: int) -> None:
-    fleet.database.with_name(f"go-{attempt}").touch()
+    (fleet.directory / f"go-{attempt}").touch()

@@ -5,12 +5,14 @@ import asyncio
 import pytest
 
 from kvqueue_fastapi import KvQueue, KvQueueAdmin
+from tests.engines import ON_BOTH_ENGINES
 from tests.processes.fleet import Fleet
 
 LEASE_S = 1
 SETTINGS = {"lease_s": LEASE_S}
 
 
+@ON_BOTH_ENGINES
 @pytest.mark.case(93)
 async def test_a_frozen_holder_loses_its_message_to_a_peer(
     fleet: Fleet, queue: KvQueue, admin: KvQueueAdmin
@@ -29,6 +31,7 @@ async def test_a_frozen_holder_loses_its_message_to_a_peer(
     assert not await admin.dead_letters()
 
 
+@ON_BOTH_ENGINES
 @pytest.mark.case(93)
 async def test_the_late_ack_of_a_thawed_holder_changes_nothing(
     fleet: Fleet, queue: KvQueue
@@ -95,6 +98,7 @@ async def test_nothing_is_lost_when_a_busy_process_freezes(fleet: Fleet, queue: 
     assert max(fleet.ledger.count("begun").values()) == 2
 
 
+@ON_BOTH_ENGINES
 async def test_a_thawed_process_begins_nothing_that_it_has_lost(
     fleet: Fleet, queue: KvQueue
 ) -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from kvqueue_fastapi import KvQueue, KvQueueAdmin
+from tests.engines import ON_BOTH_ENGINES
 from tests.processes.fleet import Fleet
 
 TAKEOVER_S = 3
@@ -10,6 +11,7 @@ TAKEOVER_S = 3
 LONG = {"seconds": 60}
 
 
+@ON_BOTH_ENGINES
 @pytest.mark.case(88)
 async def test_a_live_peer_takes_over_soon_after_a_kill(fleet: Fleet, queue: KvQueue) -> None:
     first = await fleet.start()
@@ -25,6 +27,7 @@ async def test_a_live_peer_takes_over_soon_after_a_kill(fleet: Fleet, queue: KvQ
     print(f"takeover by a peer: {again.at - killed_at:.2f} s")
 
 
+@ON_BOTH_ENGINES
 @pytest.mark.case(88)
 async def test_a_restart_right_after_a_kill_takes_over_soon(fleet: Fleet, queue: KvQueue) -> None:
     first = await fleet.start()
@@ -40,6 +43,7 @@ async def test_a_restart_right_after_a_kill_takes_over_soon(fleet: Fleet, queue:
     print(f"takeover after restart: {again.at - killed_at:.2f} s, {again.at - ready_at:.2f} ready")
 
 
+@ON_BOTH_ENGINES
 @pytest.mark.case(91)
 async def test_a_kill_spends_no_retry(fleet: Fleet, queue: KvQueue, admin: KvQueueAdmin) -> None:
     first = await fleet.start(settings={"backoff_schedule_s": []})
@@ -72,13 +76,15 @@ async def test_everything_in_flight_comes_again_and_ends_once(
     assert not await admin.dead_letters()
 
 
+@ON_BOTH_ENGINES
 async def test_dead_listeners_leave_neither_records_nor_files(
-    fleet: Fleet, queue: KvQueue, admin: KvQueueAdmin
+    fleet: Fleet, queue: KvQueue, admin: KvQueueAdmin, engine: str
 ) -> None:
     for _ in range(3):
         fleet.kill(await fleet.start())
 
     last = await fleet.start()
+    await fleet.until(lambda: len(fleet.rows("SELECT id FROM kvqueue_listeners")) == 1)
 
     assert [listener.pid for listener in await admin.listeners()] == [last.pid]
-    assert len(list(fleet.database.parent.glob("*-listener-*"))) == 1
+    assert len(list(fleet.directory.glob("*-listener-*"))) == (engine == "sqlite")

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from kvqueue_fastapi import KvQueue, KvQueueAdmin, MessageRecord
+from kvqueue_fastapi import Kv, KvQueue, KvQueueAdmin, MessageRecord
+from tests.engines import ON_BOTH_ENGINES
 from tests.processes.fleet import Fleet
 
 PATIENCE_S = 30
@@ -43,7 +44,7 @@ async def dead_letters(admin: KvQueueAdmin, count: int) -> list[MessageRecord]:
 
 @pytest.mark.parametrize("death", ["die", "exit"])
 async def test_poison_ends_as_a_dead_letter_that_tells_of_its_crashes(
-    fleet: Fleet, queue: KvQueue, admin: KvQueueAdmin, death: str
+    fleet: Fleet, queue: KvQueue, admin: KvQueueAdmin, kv: Kv, death: str
 ) -> None:
     keys = [("failed", 1), ("failed", 2)]
     message_id = await queue.send_message("work", {"do": death}, keys_if_undelivered=keys)
@@ -55,11 +56,11 @@ async def test_poison_ends_as_a_dead_letter_that_tells_of_its_crashes(
     assert [error.attempt for error in letter.errors] == [1, 2, 3, 4, 5]
     assert all("the process that handled it died" in error.text for error in letter.errors)
     assert str(letter.reason).endswith("that was crash 5 of 5")
-    undelivered = fleet.rows("SELECT json(value) ->> 'data' FROM kvqueue_kv")
-    assert undelivered == [(f'{{"do":"{death}"}}',)] * 2
+    undelivered = [entry.value for entry in await kv.get_many(keys)]
+    assert undelivered == [{"type": "work", "data": {"do": death}}] * 2
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("engine", "workers"), [("sqlite", 1), ("sqlite", 2), ("postgres", 2)])
 async def test_poison_takes_no_neighbour_with_it(
     fleet: Fleet, queue: KvQueue, admin: KvQueueAdmin, workers: int
 ) -> None:
@@ -125,6 +126,7 @@ async def test_poison_after_poison_buries_no_slow_neighbour(
     assert fleet.ledger.count("begun")[slow] == 3
 
 
+@ON_BOTH_ENGINES
 async def test_what_was_in_hand_at_a_kill_comes_again_together(
     fleet: Fleet, queue: KvQueue
 ) -> None:

@@ -1,4 +1,4 @@
-"""Several processes, or several parts of one, on one file."""
+"""Several processes, or several parts of one, on one database."""
 
 import asyncio
 from collections import Counter
@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from kvqueue_fastapi import KvQueue, KvQueueModule, on_queue_message
+from tests.engines import ON_BOTH_ENGINES
 from tests.processes.fleet import Fleet
 
 
+@ON_BOTH_ENGINES
 @pytest.mark.case(94)
 async def test_two_workers_share_a_backlog(fleet: Fleet, queue: KvQueue) -> None:
     ids = await queue.send_messages([("work", {"seconds": 0.05})] * 1_800)
@@ -24,7 +26,7 @@ async def test_two_workers_share_a_backlog(fleet: Fleet, queue: KvQueue) -> None
     assert all(share[worker.pid] >= 180 for worker in workers)
 
 
-@pytest.mark.parametrize("lease_s", [1, 30])
+@pytest.mark.parametrize(("engine", "lease_s"), [("sqlite", 1), ("sqlite", 30), ("postgres", 1)])
 async def test_what_waits_behind_a_long_handler_goes_to_a_free_peer(
     fleet: Fleet, queue: KvQueue, lease_s: float
 ) -> None:
@@ -42,6 +44,7 @@ async def test_what_waits_behind_a_long_handler_goes_to_a_free_peer(
     assert ended_by == {peer.pid}
 
 
+@ON_BOTH_ENGINES
 @pytest.mark.case(95)
 async def test_three_processes_of_three_writers_have_each_message_handled_once(
     fleet: Fleet,
@@ -72,6 +75,7 @@ async def test_a_hundred_open_a_new_file_at_once(fleet: Fleet, _: int) -> None:
     assert fleet.rows("SELECT count(*) FROM kvqueue_messages") == [(100,)]
 
 
+@ON_BOTH_ENGINES
 async def test_a_forked_child_does_not_keep_its_dead_parent_alive(
     fleet: Fleet, queue: KvQueue
 ) -> None:
@@ -87,6 +91,7 @@ async def test_a_forked_child_does_not_keep_its_dead_parent_alive(
     assert again.at - killed_at < 3
 
 
+@ON_BOTH_ENGINES
 async def test_the_end_of_a_forked_child_does_not_end_its_parent(
     fleet: Fleet, queue: KvQueue
 ) -> None:

@@ -9,7 +9,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from kvqueue_fastapi import Kv
+from tests.engines import ON_BOTH_ENGINES
 from tests.processes.fleet import KV_WORKER, Fleet
+
+pytestmark = ON_BOTH_ENGINES
 
 ACCOUNTS = [("account", number) for number in range(10)]
 BALANCE = 100

@@ -12,13 +12,15 @@ EXIT_S = 5
 
 
 @pytest.mark.parametrize(
-    ("role", "code"),
+    ("engine", "role", "code"),
     [
-        ("listen_until_exit", 7),
-        ("listen_until_error", 1),
-        ("listen_until_cancelled", 1),
-        ("listen_on_a_dropped_loop", 0),
-        ("stop_the_loop", 0),
+        ("sqlite", "listen_until_exit", 7),
+        ("sqlite", "listen_until_error", 1),
+        ("sqlite", "listen_until_cancelled", 1),
+        ("sqlite", "listen_on_a_dropped_loop", 0),
+        ("sqlite", "stop_the_loop", 0),
+        ("postgres", "listen_until_exit", 7),
+        ("postgres", "stop_the_loop", 0),
     ],
 )
 async def test_the_process_exits_and_its_messages_come_again(
@@ -41,7 +43,13 @@ async def test_the_process_exits_and_its_messages_come_again(
 
 
 @pytest.mark.parametrize(
-    "role", ["listen_until_exit", "listen_until_error", "listen_until_cancelled"]
+    ("engine", "role"),
+    [
+        ("sqlite", "listen_until_exit"),
+        ("sqlite", "listen_until_error"),
+        ("sqlite", "listen_until_cancelled"),
+        ("postgres", "listen_until_exit"),
+    ],
 )
 async def test_a_thread_that_outlives_the_loop_settles_its_message(
     fleet: Fleet, queue: KvQueue, role: str

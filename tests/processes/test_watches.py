@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kvqueue_fastapi import Kv, KvEntry, KvU64
+from tests.engines import ON_BOTH_ENGINES
 from tests.processes.fleet import KV_WORKER, PATIENCE_S, Fleet
 
 WITHIN_S = 1
@@ -24,6 +25,7 @@ CHANGES = [("set", "on"), ("delete", None), ("sum", KvU64(1))]
 States = AsyncGenerator[list[KvEntry[Any]]]
 
 
+@ON_BOTH_ENGINES
 @pytest.mark.case(57)
 async def test_each_change_by_another_process_is_shown_within_a_second(
     fleet: Fleet, kv: Kv
@@ -43,6 +45,7 @@ async def test_each_change_by_another_process_is_shown_within_a_second(
     assert all(statistics.median(waits) < WITHIN_S for waits in waits_s.values())
 
 
+@ON_BOTH_ENGINES
 @pytest.mark.case(57)
 async def test_a_value_of_another_process_is_shown_to_expire(fleet: Fleet, kv: Kv) -> None:
     other = await fleet.start("obey", program=KV_WORKER)
@@ -64,6 +67,7 @@ async def test_a_value_of_another_process_is_shown_to_expire(fleet: Fleet, kv: K
     assert statistics.median(waits_s) < WITHIN_S
 
 
+@ON_BOTH_ENGINES
 @pytest.mark.case(57)
 async def test_the_keys_of_a_dead_letter_are_shown_together_within_a_second(
     fleet: Fleet, kv: Kv
@@ -84,7 +88,7 @@ async def test_the_keys_of_a_dead_letter_are_shown_together_within_a_second(
 
 
 @pytest.mark.case(57)
-@pytest.mark.parametrize("rest_s", [0, 0.1])
+@pytest.mark.parametrize(("engine", "rest_s"), [("sqlite", 0), ("sqlite", 0.1), ("postgres", 0)])
 async def test_the_last_of_many_states_always_arrives(fleet: Fleet, kv: Kv, rest_s: float) -> None:
     other = await fleet.start("obey", program=KV_WORKER)
     lasts = [2_000, *range(2_010, 2_200, 10)]

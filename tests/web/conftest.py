@@ -21,8 +21,10 @@ def url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    house = House(tmp_path)
+def house(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[House]:
+    # asked for by name, so that the other engine's tests start no server
+    url = request.getfixturevalue("postgres_url") if engine == "postgres" else None
+    house = House(tmp_path, url)
     yield house
     house.end()
 

@@ -113,9 +113,9 @@ class Server:
 class House:
     """The servers of one test, on one database."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, url: str | None = None) -> None:
         self.directory = directory
-        self.url = str(directory / "queue.db")
+        self.url = url or str(directory / "queue.db")
         self._ledger = directory / "ledger"
         self._ledger.touch()
         self._servers: list[Server] = []

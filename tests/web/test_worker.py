@@ -7,6 +7,7 @@ import pytest
 
 from kvqueue_fastapi import KvQueue, KvQueueAdmin
 from kvqueue_fastapi.worker import LINGER_S
+from tests.engines import ON_BOTH_ENGINES
 from tests.web.serving import HERE, House, until
 
 SLACK_S = 2
@@ -41,7 +42,10 @@ async def test_a_worker_handles_what_a_web_process_sent_that_only_sends(house: H
     assert worker.process.returncode == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("engine", "number"),
+    [("sqlite", signal.SIGTERM), ("sqlite", signal.SIGINT), ("postgres", signal.SIGTERM)],
+)
 async def test_a_signal_lets_handlers_end_while_the_apps_resources_are_up(
     house: House, queue: KvQueue, admin: KvQueueAdmin, number: signal.Signals
 ) -> None:
@@ -148,6 +152,7 @@ async def test_a_second_signal_ends_it_at_once(
     assert not house.lines("shutdown")
 
 
+@ON_BOTH_ENGINES
 async def test_another_worker_takes_over_from_a_killed_one(house: House, queue: KvQueue) -> None:
     first = house.command("workshop:app")
     message_id = await queue.send_message("build", LONG)
@@ -176,6 +181,7 @@ def deployed(directory: Path, handlers: str) -> Path:
     return directory
 
 
+@ON_BOTH_ENGINES
 async def test_a_new_type_is_left_alone_by_the_old_code_and_handled_by_the_new(
     house: House, admin: KvQueueAdmin
 ) -> None:

@@ -123,12 +123,13 @@ class Batch:
             requests: all of them `is_only_done`.
             again: it was tried before, and may have been done: what is gone was ours then.
         """
-        pairs = dict.fromkeys((one.id, one.token) for one in _settlements(requests))
-        ids, tokens = columns(list(pairs), 2)
+        ids = [one.id for request in requests for one in request.settlements]
+        tokens = [one.token for request in requests for one in request.settlements]
         gone = {row[0] for row in await session.fetch(sql.DELETE_HELD, ids, tokens)}
-        if again and len(gone) < len(pairs):
-            present = {row[0] for row in await session.fetch(sql.PRESENT, ids)}
-            gone |= set(ids) - present
+        if len(gone) == len(ids):
+            return [[True] * len(request.settlements) for request in requests]
+        if again:
+            gone |= set(ids) - {row[0] for row in await session.fetch(sql.PRESENT, ids)}
         return [
             [_once(gone, settlement) for settlement in request.settlements] for request in requests
         ]
@@ -171,10 +172,6 @@ def _add_send(needs: Needs, send: Send) -> None:
         key = send.idempotency.key
         needs.locks.add(locks.idempotency(send.type, key))
         needs.idempotency[send.type, key] = None
-
-
-def _settlements(requests: Iterable[SettleRequest]) -> Iterable[Settlement]:
-    return (one for request in requests for one in request.settlements)
 
 
 def _once(gone: set[int], settlement: Settlement) -> bool:

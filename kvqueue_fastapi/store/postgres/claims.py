@@ -19,6 +19,9 @@ from kvqueue_fastapi.store.postgres.picks import (
 )
 from kvqueue_fastapi.store.postgres.sessions import Sessions, Transaction
 
+REMEMBERED_S = 0.03
+"""While claims are full, what is due is looked for so often, and not before each of them."""
+
 
 class Claims:
     """Takes messages.
@@ -36,13 +39,25 @@ class Claims:
         self._undertaker = undertaker
         self._moment = moment
         self._doubtful: set[int] = set()
+        self._remembered: tuple[float, Readiness] | None = None
 
     async def claim(self, request: ClaimRequest) -> tuple[Claimed, bool]:
         """Take what is due. Returns it, and whether others may have missed what is left."""
         moment = self._moment()
-        readiness, made_ready = await self._make_ready(moment)
         claimed_at = time.monotonic()
+        readiness, made_ready = self._known(moment), False
+        looked = readiness is None
+        if readiness is None:
+            readiness, made_ready = await self._make_ready(moment)
+            claimed_at = time.monotonic()
         taken = await self._take(request, readiness, moment)
+        is_full = len(taken.claims) >= request.limit > 0
+        if is_full and looked:
+            self._remember(readiness)
+        elif not is_full and not looked:
+            # There was less than it seemed, so it is worth a look at what else may be due.
+            self._remembered = None
+            readiness, made_ready = await self._make_ready(moment)
         isolated: list[str] = []
         if readiness.any_isolated and not request.isolated:
             isolated = await self._sessions.attempt(
@@ -73,6 +88,18 @@ class Claims:
         isolated = await isolated_of(transaction, taken.wanted) if readiness.any_isolated else []
         claimed = Claimed(taken.claims, readiness.wait_ms, claimed_at, isolated, made_ready)
         return claimed, taken.left_over
+
+    def _known(self, moment: Moment) -> Readiness | None:
+        """What the last look has shown, if one claim after another is full since, for a moment."""
+        if moment.now_ms is not None or self._remembered is None:
+            return None
+        until, readiness = self._remembered
+        return readiness if time.monotonic() < until else None
+
+    def _remember(self, readiness: Readiness) -> None:
+        wait_ms = readiness.wait_ms
+        for_s = REMEMBERED_S if wait_ms is None else min(REMEMBERED_S, wait_ms / 1000)
+        self._remembered = (time.monotonic() + for_s, readiness)
 
     async def ready_types(self, after: str, limit: int) -> tuple[list[str], bool]:
         """Types with something to claim, in order, and whether some was made claimable now."""

@@ -94,14 +94,14 @@ class OwnSession:
 
     async def fetch(self, statement: str, *values: Any) -> Sequence[Row]:
         """Run a statement of this engine, and give all its rows."""
-        rows: Sequence[Row] = await self._connection.fetch(
-            in_schema(statement, self._schema), *values, timeout=self._timeout_s
-        )
+        here = in_schema(statement, self._schema)
+        rows: Sequence[Row] = await self._connection.fetch(here, *values, timeout=self._timeout_s)
         return rows
 
     async def execute(self, script: str) -> None:
         """Run one or more statements that take no values and give no rows."""
-        await self._connection.execute(in_schema(script, self._schema), timeout=self._timeout_s)
+        here = in_schema(script, self._schema)
+        await self._connection.execute(here, timeout=self._timeout_s)
 
     @property
     def pid(self) -> int:
@@ -123,12 +123,12 @@ def quoted(name: str) -> str:
 
 def is_cut(error: BaseException) -> bool:
     """Whether the connection is of no more use, and its last statement may have been done."""
-    return isinstance(error, _CUT)
+    return isinstance(error, _CUT) and not isinstance(error, asyncpg.ProtocolViolationError)
 
 
 def may_pass(error: BaseException) -> bool:
     """Whether the same may well be done when it is tried again."""
-    return isinstance(error, _CUT + _PASSING)
+    return is_cut(error) or isinstance(error, _PASSING)
 
 
 def store_error(error: BaseException, server: str) -> KvQueueError:
@@ -181,6 +181,14 @@ _REMEDIES: Final = (
     ),
     (asyncpg.DiskFullError, " Make room on the server's disk; what was stored is safe."),
     (asyncpg.TooManyConnectionsError, " Raise max_connections, or lower postgres_pool_size."),
+    (
+        (
+            asyncpg.InvalidSQLStatementNameError,
+            asyncpg.DuplicatePreparedStatementError,
+            asyncpg.ProtocolViolationError,
+        ),
+        " The URL leads to a pooler: set postgres_listen_url to one that leads to the server.",
+    ),
     (asyncpg.UndefinedTableError, " Another program has removed the table; restore a backup."),
     (_CUT, " Check that the server runs and can be reached."),
 )

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from kvqueue_fastapi.endings import in_own_thread
 from kvqueue_fastapi.errors import KvQueueClosedError
-from kvqueue_fastapi.model import AtomicWrite, Claimed, Committed, Settlement, Stored
+from kvqueue_fastapi.model import AtomicWrite, Claimed, Committed, Send, Settlement, Stored
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.base import MAX_READ_KEYS, ClaimRequest, Clock
 from kvqueue_fastapi.store.key_table import stored
@@ -17,9 +17,12 @@ from kvqueue_fastapi.store.postgres import statements as sql
 from kvqueue_fastapi.store.postgres.admin import PostgresAdmin
 from kvqueue_fastapi.store.postgres.batch import Batch
 from kvqueue_fastapi.store.postgres.claims import Claims
+from kvqueue_fastapi.store.postgres.commits import Commits
 from kvqueue_fastapi.store.postgres.connection import Patience, Row
+from kvqueue_fastapi.store.postgres.copies import PostgresSource
 from kvqueue_fastapi.store.postgres.database_loop import DatabaseLoop
 from kvqueue_fastapi.store.postgres.ids import Ids
+from kvqueue_fastapi.store.postgres.joint import JointSends
 from kvqueue_fastapi.store.postgres.lanes import Lanes, Written
 from kvqueue_fastapi.store.postgres.leases import Undertaker, extend
 from kvqueue_fastapi.store.postgres.listeners import Listeners
@@ -53,14 +56,27 @@ class PostgresStore:
         self._claims = Claims(self._sessions, self._undertaker, self._moment)
         self._notices = Notices(self._database, self._sessions, self._heard)
         self._listeners = Listeners(self._sessions, self._notices, self._undertaker)
+        types = KnownTypes()
+        batch = Batch(schema, self._ids, types)
         self._lanes = Lanes(
             self._database,
             self._sessions,
-            Batch(schema, self._ids, KnownTypes()),
+            batch,
             self._claims,
             self._ids,
             self._now_ms,
             self._tell,
+            self._ring_of,
+        )
+        self._commits = Commits(self._database, self._sessions, self._sent_within)
+        self._joint = JointSends(
+            self._database,
+            self._sessions,
+            batch,
+            types,
+            self._ids,
+            self._commits,
+            self._now_ms,
         )
         # Gathered as writes are: a hundred that read at once share one statement.
         self._getter: Writer[Sequence[bytes]] = TaskWriter(self._get_together)
@@ -97,6 +113,10 @@ class PostgresStore:
     def commit(self, write: AtomicWrite) -> asyncio.Future[Committed]:
         """Write all of it durably, or nothing."""
         return self._lanes.commit(write)
+
+    async def send_within(self, connection: Any, sends: Sequence[Send]) -> list[int]:
+        """Store messages in a transaction of the caller's. Returns their ids, in order."""
+        return await self._joint.send(connection, sends)
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         """End claims, each by itself. Returns, in order, whether the lease still held."""
@@ -202,6 +222,10 @@ class PostgresStore:
             lambda: sweep(self._sessions, now_ms=self._now_ms(), retention_ms=self._retention_ms)
         )
 
+    def to_copy(self) -> PostgresSource:
+        """What a copy of this store reads from; it ends with the store."""
+        return PostgresSource(self._sessions, self._database.run)
+
     def hurry(self) -> None:
         """Wait a second at most for the server from now on: this process stops."""
         self._patience.hurry()
@@ -235,6 +259,7 @@ class PostgresStore:
     async def _end(self) -> None:
         if self._vacuuming is not None:
             self._vacuuming.cancel()
+        await self._commits.close()
         await self._notices.close()
         await self._sessions.close()
 
@@ -275,7 +300,11 @@ class PostgresStore:
             _call_all([wake for wake in self._wakes if wake not in taken_up])
         if written.keys_changed:
             _call_all(self._key_wakes)
-        self._ring(messages=written.left or written.made_ready, keys=written.keys_changed)
+
+    def _ring_of(self, written: Written) -> None:
+        messages = written.left or written.made_ready
+        if messages or written.keys_changed:
+            self._notices.ring(messages=messages, keys=written.keys_changed)
         self._count(written)
 
     def _ring(self, *, messages: bool = False, keys: bool = False) -> None:
@@ -286,11 +315,16 @@ class PostgresStore:
         self._handled += sum(len(one) for one in written.answers if isinstance(one, list))
         if self._handled >= VACUUM_EVERY:
             self._handled = 0
-            self._database.soon(self._vacuum)
+            self._vacuum()
 
     def _vacuum(self) -> None:
         if self._vacuuming is None or self._vacuuming.done():
             self._vacuuming = self._database.keep(vacuum(self._sessions))
+
+    def _sent_within(self) -> None:
+        """In the database's event loop: callers have committed what they sent."""
+        self._on_loop(lambda: _call_all(self._wakes))
+        self._notices.ring(messages=True, keys=False)
 
     def _heard(self, kinds: str) -> None:
         if MESSAGES in kinds:

@@ -54,6 +54,9 @@ Tell = Callable[[Written, list[Callable[[], None]]], None]
 """Told on the app's event loop of what was written, before the callers are; and of whose
 offers name all that it may be."""
 
+Ring = Callable[[Written], None]
+"""Told in the database's event loop of what was written, for other processes."""
+
 
 class Lane:
     """Gathers requests on the app's event loop, and has them written in the database's.
@@ -103,7 +106,8 @@ class Lanes:
         claims: what takes up offers.
         ids: of new messages.
         now_ms: when; None: the server knows.
-        tell: told of what was written.
+        tell: told of what was written, for this process.
+        ring: the same, for others.
 
     Attributes:
         offers: claims that wait for something to claim.
@@ -118,6 +122,7 @@ class Lanes:
         ids: Ids,
         now_ms: Callable[[], int | None],
         tell: Tell,
+        ring: Ring,
     ) -> None:
         self._sessions = sessions
         self._batch = batch
@@ -125,6 +130,7 @@ class Lanes:
         self._ids = ids
         self._now_ms = now_ms
         self._tell = tell
+        self._ring = ring
         self._loop = asyncio.get_running_loop()
         self.offers = Offers()
         self._sends = Lane(database, self._write)
@@ -178,6 +184,7 @@ class Lanes:
             written, taken_up = Written(answers, False, False, False, False), []
         else:
             written = _written(batch.requests, answers)
+            self._ring(written)
         self._on_loop(lambda: self._answer(writer, batch, written, taken_up))
 
     def _answer(

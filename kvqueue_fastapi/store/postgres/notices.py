@@ -13,7 +13,7 @@ from typing import Any, Final
 from zlib import crc32
 
 from kvqueue_fastapi.store.postgres import statements as sql
-from kvqueue_fastapi.store.postgres.connection import OwnSession, Row, is_cut, store_error
+from kvqueue_fastapi.store.postgres.connection import OwnSession, Row, is_cut, may_pass, store_error
 from kvqueue_fastapi.store.postgres.database_loop import DatabaseLoop
 from kvqueue_fastapi.store.postgres.sessions import Sessions
 
@@ -56,6 +56,8 @@ class Notices:
         self._listeners: dict[int, tuple[Any, ...]] = {}
         self._lost = asyncio.Event()
         self._ready = asyncio.Event()
+        self._heard_oneself = asyncio.Event()
+        self._is_deaf = False
         self._stopped = False
         self._lost_pid = 0
         self._complained = False
@@ -85,7 +87,7 @@ class Notices:
                     await self._ready.wait()
                 await self._show_first(listener_id, row)
             except Exception as error:  # noqa: BLE001 because each has the same remedy
-                if time.monotonic() >= deadline:
+                if time.monotonic() >= deadline or not may_pass(error):
                     cause = self._failure or error
                     raise store_error(cause, self._sessions.server) from cause
                 # That connection is lost; the next one is under way.
@@ -169,10 +171,27 @@ class Notices:
         self._lost_pid = connection.get_server_pid()
         async with asyncio.timeout(TIMEOUT_S):
             await connection.add_listener(self.channel, self._hear)
+        await self._hear_oneself()
         for listener_id in self.present:
             await self._show(listener_id)
         self._failure = None
         self._ready.set()
+
+    async def _hear_oneself(self) -> None:
+        """See whether anything is heard: behind a pooler LISTEN hears nothing, without an error."""
+        self._heard_oneself.clear()
+        await self._fetch(sql.NOTIFY, self.channel, f"{self._sessions.name}:")
+        try:
+            await asyncio.wait_for(self._heard_oneself.wait(), TIMEOUT_S)
+        except TimeoutError:
+            if not self._is_deaf:
+                log.warning(
+                    "LISTEN hears nothing at %s: it leads to a pooler such as PgBouncer. Messages "
+                    "of other processes are found by polling, and a dead process by its leases "
+                    "alone. Set postgres_listen_url to a URL that leads straight to the server",
+                    self._sessions.server,
+                )
+            self._is_deaf = True
 
     def _lose(self, _connection: Any) -> None:
         self._lost.set()
@@ -216,7 +235,9 @@ class Notices:
 
     def _hear(self, _connection: Any, _pid: int, _channel: str, payload: str) -> None:
         sender, _, kinds = payload.partition(":")
-        if sender != self._sessions.name:
+        if sender == self._sessions.name:
+            self._heard_oneself.set()
+        else:
             self._heard(kinds)
 
     async def _ring(self) -> None:

@@ -97,8 +97,10 @@ async def take(
         moment.steady_ms,
         request.limit,
     )
-    ready = [Claim._make(row[:9]) for row in rows]
-    return Taken(claims + ready, wanted, left_over=bool(rows) and rows[0][9] > len(rows))
+    ready = list(map(Claim._make, rows))
+    # Of several types more were locked than were taken.
+    left_over = len(wanted) > 1 and len(ready) == request.limit
+    return Taken(claims + ready, wanted, left_over)
 
 
 async def isolated_of(session: Session, wanted: Sequence[Wanted]) -> list[str]:
@@ -117,7 +119,7 @@ async def _first(
         request.lease_ms,
         moment.steady_ms,
     )
-    return [Claim._make(row) for row in rows]
+    return list(map(Claim._make, rows))
 
 
 def _asked(wanted: Sequence[Wanted]) -> list[list[object]]:

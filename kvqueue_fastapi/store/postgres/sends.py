@@ -55,6 +55,10 @@ class KnownTypes:
     def __init__(self) -> None:
         self._known: set[str] = set()
 
+    def has(self, types: set[str]) -> bool:
+        """Whether all of them are noted."""
+        return types <= self._known
+
     async def remember(self, session: Session, types: Iterable[str], now_ms: int | None) -> None:
         """Note when types were first sent."""
         new = set(types) - self._known

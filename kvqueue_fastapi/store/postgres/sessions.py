@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import asyncpg
 
 from kvqueue_fastapi.errors import KvQueueError, StoreBusyError, StoreError
+from kvqueue_fastapi.redaction import shown_url
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.postgres import statements as sql
 from kvqueue_fastapi.store.postgres.connection import (
@@ -23,7 +24,8 @@ from kvqueue_fastapi.store.postgres.connection import (
     quoted,
     store_error,
 )
-from kvqueue_fastapi.store.postgres.location import shown
+from kvqueue_fastapi.store.postgres.forks import kept_from_children
+from kvqueue_fastapi.store.postgres.pool import Pool
 
 R = TypeVar("R")
 Work = Callable[[OwnSession], Awaitable[R]]
@@ -32,6 +34,10 @@ _SHORTEST_WAIT_S: Final = 0.02
 _LONGEST_WAIT_S: Final = 0.5
 _LOOK_TIMEOUT_S: Final = 300.0
 """For the keeper's questions, which may go through whole tables."""
+# What a pooler's server connection was told before is not known.
+_BEGIN_POOLED: Final = "; ".join(
+    (sql.BEGIN, *(f"SET LOCAL {name} = '{value}'" for name, value in SETTINGS.items()))
+)
 
 
 class Begun(NamedTuple):
@@ -75,36 +81,25 @@ class Sessions:
 
     def __init__(self, url: str, settings: KvQueueSettings, patience: Patience) -> None:
         self.schema = quoted(settings.postgres_schema)
-        self.server = shown(url)
+        self.server = shown_url(url)
         self.patience = patience
         self.name = f"kvqueue {secrets.token_hex(6)}"
         self._url = url
-        self._size = settings.postgres_pool_size
         self._is_pooled = settings.postgres_listen_url is not None
         self._listen_url = settings.postgres_listen_url or url
-        self._pool: Any = None
+        self._pool = Pool(self._connect, settings.postgres_pool_size)
         self._lost: set[int] = set()
         self._limits: set[asyncio.Timeout] = set()
         self._life: object = None
 
     async def open(self) -> None:
         """Connect once, so that what is wrong with the URL is told at the start."""
-        self._pool = await asyncpg.create_pool(
-            self._url,
-            min_size=0,
-            max_size=self._size,
-            max_inactive_connection_lifetime=300,
-            init=self._greet,
-            reset=_leave_as_it_is,
-            **self._options(self._url, pooled=self._is_pooled),
-        )
         await self.attempt(lambda session: session.fetch(sql.NOW, None))
 
     async def connect_to_listen(self) -> Any:
         """A connection of one's own, straight to the server."""
-        return await asyncpg.connect(
-            self._listen_url, **self._options(self._listen_url, pooled=False)
-        )
+        options = self._options(self._listen_url, pooled=False)
+        return kept_from_children(await asyncpg.connect(self._listen_url, **options))
 
     def hurry(self) -> None:
         """Wait no longer than the patience that is left for what is under way."""
@@ -115,8 +110,7 @@ class Sessions:
 
     async def close(self) -> None:
         """Let go of every connection."""
-        if self._pool is not None:
-            self._pool.terminate()
+        self._pool.close()
 
     async def attempt(
         self, work: Work[R], *, timeout_s: float | None = None, is_write: bool = False
@@ -228,14 +222,8 @@ class Sessions:
             self.patience.outages.has_failed()
 
     async def _begin(self, session: OwnSession) -> None:
-        if not self._is_pooled:
-            await session.execute(sql.BEGIN)
-            return
-        # What a pooler's server connection was told before is not known.
-        local = "; ".join(
-            f"SET LOCAL {name} = '{value}'" for name, value in SETTINGS.items() if "." not in name
-        )
-        await session.execute(f"{sql.BEGIN}; {local}")
+        begin = _BEGIN_POOLED if self._is_pooled else sql.BEGIN
+        await session.execute(begin)
 
     @asynccontextmanager
     async def _session(
@@ -252,7 +240,7 @@ class Sessions:
     @asynccontextmanager
     async def _acquired(self, timeout_s: float | None, kind: type[Any]) -> AsyncGenerator[Any]:
         patience_s = self.patience.seconds
-        connection = await self._pool.acquire(timeout=patience_s)
+        connection = await self._pool.take(patience_s)
         pid = connection.get_server_pid()
         try:
             session = kind(connection, self.schema, timeout_s or self.patience.statement_s)
@@ -263,9 +251,20 @@ class Sessions:
             if is_cut(error) or isinstance(error, asyncio.CancelledError):
                 self._lost.add(pid)
                 connection.terminate()
+                self._pool.suspect()
             raise
         finally:
-            await self._pool.release(connection)
+            self._pool.give_back(connection)
+
+    async def _connect(self) -> Any:
+        options = self._options(self._url, pooled=self._is_pooled)
+        connection = kept_from_children(await asyncpg.connect(self._url, **options))
+        try:
+            self._life = await connection.fetchval(sql.LIFE, timeout=CONNECT_TIMEOUT_S)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
 
     async def _end_lost(self, session: OwnSession) -> None:
         """End the server's part of connections that were lost.
@@ -282,9 +281,6 @@ class Sessions:
                 raise TimeoutError(msg)
             else:
                 await asyncio.sleep(_SHORTEST_WAIT_S)
-
-    async def _greet(self, connection: Any) -> None:
-        self._life = await connection.fetchval(sql.LIFE, timeout=CONNECT_TIMEOUT_S)
 
     async def _has_committed(self, begun: Begun) -> bool:
         """Find out how a transaction ended of which the commit was not answered."""
@@ -326,7 +322,3 @@ def _bare(error: Exception) -> Exception:
     """Without its way through the driver, which says nothing of a server that is away."""
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)
-
-
-async def _leave_as_it_is(_connection: Any) -> None:
-    """What a session was told stays so; a round trip for it would cost a third of a commit."""

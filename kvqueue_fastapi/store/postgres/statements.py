@@ -16,7 +16,8 @@ def _now(parameter: str) -> str:
 ID_BLOCK: Final = 1_000
 """Message ids to a number of the sequence; as in the schema."""
 
-BEGIN: Final = "BEGIN"
+# Whatever the role's or the database's default: claims would fail each other otherwise.
+BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 COMMIT: Final = "COMMIT"
 ROLLBACK: Final = "ROLLBACK"
 
@@ -134,8 +135,7 @@ picked AS MATERIALIZED (
     SELECT id, row_number() OVER (ORDER BY turn, position) AS place FROM candidate
      ORDER BY turn, position LIMIT $7),
 taken AS ({_TAKE})
-SELECT taken.*, (SELECT count(*) FROM candidate) AS candidates
-  FROM taken JOIN picked USING (id) ORDER BY picked.place
+SELECT taken.* FROM taken JOIN picked USING (id) ORDER BY picked.place
 """
 
 
@@ -459,6 +459,19 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 LIFE: Final = "SELECT pg_stat_get_bgwriter_stat_reset_time()"
 HOW_IT_ENDED: Final = "SELECT pg_xact_status($1::text::xid8)"
 
+# --- sending in a transaction of the caller's ------------------------------------------------
+
+# A number is given only where something may be written: on a replica there is none to have.
+LOOK: Final = """
+SELECT database_id, current_database()::text, current_setting('transaction_isolation'),
+       CASE WHEN current_setting('transaction_read_only') = 'off'
+            THEN pg_current_xact_id()::text END
+  FROM {schema}.kvqueue_schema
+"""
+HOW_THEY_ENDED: Final = """
+SELECT xid, pg_xact_status(xid::xid8) FROM unnest($1::text[]) AS xid
+"""
+
 # --- the schema itself ---------------------------------------------------------------------
 
 # Asked of the catalogue itself, because a session remembers what was not there, also while it
@@ -476,13 +489,16 @@ CREATE TABLE {schema}.kvqueue_schema (
     id          integer PRIMARY KEY CHECK (id = 1),
     applied     integer NOT NULL,
     oldest_code integer NOT NULL,
-    database_id text    NOT NULL DEFAULT md5(random()::text || clock_timestamp()::text)
+    database_id text    NOT NULL DEFAULT md5(random()::text || clock_timestamp()::text),
+    -- How far a copy of another store into this one has come; while it is there, nobody may use
+    -- this.
+    copying     text
 )
 """
 INSERT_SCHEMA: Final = (
     "INSERT INTO {schema}.kvqueue_schema (id, applied, oldest_code) VALUES (1, 0, 1)"
 )
-READ_SCHEMA: Final = "SELECT applied, oldest_code FROM {schema}.kvqueue_schema"
+READ_SCHEMA: Final = "SELECT applied, oldest_code, copying FROM {schema}.kvqueue_schema"
 UPDATE_SCHEMA: Final = """
 UPDATE {schema}.kvqueue_schema
    SET applied = $1, oldest_code = greatest(oldest_code, $2)

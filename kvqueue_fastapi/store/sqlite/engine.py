@@ -15,6 +15,7 @@ from kvqueue_fastapi.model import (
     Claimed,
     Committed,
     KvSet,
+    Send,
     Settlement,
     Stored,
 )
@@ -38,14 +39,16 @@ from kvqueue_fastapi.store.sqlite.connection import (
     patiently,
     store_error,
 )
+from kvqueue_fastapi.store.sqlite.copies import SqliteSource
 from kvqueue_fastapi.store.sqlite.database_thread import DatabaseThread
 from kvqueue_fastapi.store.sqlite.forks import OpenFile
+from kvqueue_fastapi.store.sqlite.joint import JointSends
 from kvqueue_fastapi.store.sqlite.keys import in_parts
 from kvqueue_fastapi.store.sqlite.leases import Undertaker, extend
 from kvqueue_fastapi.store.sqlite.listeners import Listeners
 from kvqueue_fastapi.store.sqlite.location import MEMORY, SameFile, path_of, refuse_network
 from kvqueue_fastapi.store.sqlite.reader import FileReader, Reader, ThreadReader
-from kvqueue_fastapi.store.sqlite.schema import migrate, the_row
+from kvqueue_fastapi.store.sqlite.schema import migrate, require_whole, the_row
 from kvqueue_fastapi.store.sqlite.sweeps import sweep
 from kvqueue_fastapi.store.writer import TaskWriter, WriteBatch, Writer
 
@@ -79,6 +82,7 @@ class SqliteStore:
         self._patience = Patience(settings.lease_s)
         undertaker = Undertaker(settings.max_crashes, self._patience.outages)
         self._batch = Batch(clock, undertaker, path, self._patience)
+        self._joint = JointSends(path, clock)
         self._listeners = Listeners(path, clock, undertaker, self._patience)
         self._thread = DatabaseThread(
             lambda: connect(path, synchronous=settings.sqlite_synchronous, patience=self._patience),
@@ -115,7 +119,7 @@ class SqliteStore:
             refuse_network(path)
         store = cls(path, settings, clock or SystemClock())
         try:
-            await store._run(lambda connection: migrate(connection, store._patience))
+            await store._run(store._prepare)
             if path != MEMORY:
                 store._reader = await FileReader.open(path)
                 store.admin = SqliteAdmin(store._reader, store._transact, store._clock)
@@ -133,6 +137,10 @@ class SqliteStore:
             if isinstance(mutation, KvSet):
                 size_bytes += len(mutation.value)
         return self._writer.submit(write, size_bytes)
+
+    async def send_within(self, connection: Any, sends: Sequence[Send]) -> list[int]:
+        """Store messages in a transaction of the caller's. Returns their ids, in order."""
+        return await self._joint.send(connection, sends)
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         """End claims, each by itself. Returns, in order, whether the lease still held."""
@@ -252,6 +260,10 @@ class SqliteStore:
             )
         )
 
+    def to_copy(self) -> SqliteSource:
+        """What a copy of this store reads from; it ends with the store."""
+        return SqliteSource(self._run, self._path)
+
     def hurry(self) -> None:
         """Wait a second at most for other programs from now on: this process stops."""
         self._patience.hurry()
@@ -356,6 +368,10 @@ class SqliteStore:
                 self._thread.watch(None)
 
         return unsubscribe
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        migrate(connection, self._patience)
+        require_whole(connection, self._patience, self._path)
 
     async def _transact(self, work: Callable[[sqlite3.Connection], R]) -> R:
         def durably(connection: sqlite3.Connection) -> R:

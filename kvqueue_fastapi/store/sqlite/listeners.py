@@ -106,9 +106,7 @@ class Listeners:
             return None
 
     def _is_dead(self, listener_id: int, boot: str, pid: int) -> bool:
-        if boot.removeprefix(_NO_LOCKS) != self._boot:
-            return True
-        return not boot.startswith(_NO_LOCKS) and is_dead(self._path, listener_id, pid)
+        return has_died(self._path, listener_id, boot, pid, self._boot)
 
     def _free(self, connection: sqlite3.Connection, listener_id: int) -> int:
         stopped = has_stopped(self._path, listener_id)
@@ -116,6 +114,21 @@ class Listeners:
             if stopped:
                 connection.execute(sql.RETIRE_LISTENER, {"id": listener_id})
             return self._undertaker.end_of(connection, listener_id, self._clock.wall_ms())
+
+
+def has_died(path: str, listener_id: int, boot: str, pid: int, this_boot: str) -> bool:
+    """Whether a listener's process is dead for sure, from what it said of itself.
+
+    Args:
+        path: of the database, resolved.
+        listener_id: whose lock to try.
+        boot: the run of the machine on which it was.
+        pid: the number of its process.
+        this_boot: the run on which we are.
+    """
+    if boot.removeprefix(_NO_LOCKS) != this_boot:
+        return True
+    return not boot.startswith(_NO_LOCKS) and is_dead(path, listener_id, pid)
 
 
 def _end(presence: Presence | None) -> None:

@@ -45,8 +45,8 @@ def path_of(url: str) -> str:
         raise InvalidOptionError(msg)
     if "\0" in path or "://" in path:
         msg = (
-            f"{url!r} is neither a path nor sqlite:///relative nor sqlite:////absolute, which "
-            "are what this version can open. Give one of them."
+            f"{url!r} is neither a path nor sqlite:///relative nor sqlite:////absolute nor "
+            "postgresql://user@host/database, which are what can be opened. Give one of them."
         )
         raise InvalidOptionError(msg)
     try:

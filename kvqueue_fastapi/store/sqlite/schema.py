@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Final, TypeVar
 
 from kvqueue_fastapi.errors import StoreError
+from kvqueue_fastapi.store.copies import unfinished
 from kvqueue_fastapi.store.migrations import Migration, load_migrations, pending
 from kvqueue_fastapi.store.sqlite import statements as sql
 from kvqueue_fastapi.store.sqlite.connection import Patience, WriteTransaction, patiently
@@ -38,6 +39,22 @@ def migrate(
                 connection.execute(statement)
             names = {"applied": migration.number, "oldest_code": migration.oldest_code}
             connection.execute(sql.UPDATE_SCHEMA, names)
+
+
+def require_whole(connection: sqlite3.Connection, patience: Patience, path: str) -> None:
+    """Refuse a database into which another store is copied, or was in part.
+
+    Raises:
+        StoreError: what to do then.
+    """
+    rows = patiently(lambda: connection.execute(sql.READ_COPYING).fetchone(), patience)
+    if (mark := the_row(rows)[0]) is not None:
+        raise unfinished(path, mark, emptying(path))
+
+
+def emptying(path: str) -> str:
+    """What empties a database, in words."""
+    return f"remove {path}, {path}-wal and {path}-shm, or drop its kvqueue_ tables if it has others"
 
 
 def the_row(found: T | None) -> T:

@@ -12,6 +12,18 @@ ROLLBACK: Final = "ROLLBACK"
 SAVEPOINT: Final = "SAVEPOINT one_write"
 SAVEPOINT_RELEASE: Final = "RELEASE one_write"
 SAVEPOINT_ROLLBACK: Final = "ROLLBACK TO one_write"
+# By the isolation level of a caller's connection.
+BEGIN_AS: Final = {
+    "": "BEGIN",
+    "DEFERRED": "BEGIN DEFERRED",
+    "IMMEDIATE": "BEGIN IMMEDIATE",
+    "EXCLUSIVE": "BEGIN EXCLUSIVE",
+}
+# On connections of callers, who may have savepoints of their own.
+SAVEPOINT_JOINT: Final = "SAVEPOINT kvqueue_joint"
+SAVEPOINT_JOINT_RELEASE: Final = "RELEASE kvqueue_joint"
+SAVEPOINT_JOINT_ROLLBACK: Final = "ROLLBACK TO kvqueue_joint"
+DATABASES: Final = "PRAGMA database_list"
 
 # --- sending -------------------------------------------------------------------------------
 
@@ -387,6 +399,7 @@ CREATE TABLE kvqueue_schema (
 """
 INSERT_SCHEMA: Final = "INSERT INTO kvqueue_schema (id, applied, oldest_code) VALUES (1, 0, 1)"
 READ_SCHEMA: Final = "SELECT applied, oldest_code FROM kvqueue_schema"
+READ_COPYING: Final = "SELECT copying FROM kvqueue_schema"
 UPDATE_SCHEMA: Final = """
 UPDATE kvqueue_schema SET applied = :applied, oldest_code = max(oldest_code, :oldest_code)
 """
