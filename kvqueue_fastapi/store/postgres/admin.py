@@ -106,9 +106,10 @@ class PostgresAdmin:
 
     async def requeue(self, message_ids: Sequence[int]) -> dict[int, int]:
         """Send dead letters again, at the tail of their keys. Returns their new ids."""
-        return await self._transact(
-            lambda transaction: self._requeue(transaction, list(dict.fromkeys(message_ids)))
-        )
+        wanted = list(dict.fromkeys(message_ids))
+        # Before the transaction: within it they would be waited for with its locks in hand.
+        ids = await self._run(lambda: self._ids.take(len(wanted), self._fetch))
+        return await self._transact(lambda transaction: self._requeue(transaction, wanted, ids))
 
     async def discard(self, message_ids: Sequence[int]) -> dict[int, bool]:
         """Remove messages and dead letters for good. Running ones stay."""
@@ -145,6 +146,9 @@ class PostgresAdmin:
             lambda: self._sessions.look(lambda session: session.fetch(statement, *values))
         )
 
+    async def _fetch(self, statement: str, *values: Any) -> Sequence[Row]:
+        return await self._sessions.attempt(lambda session: session.fetch(statement, *values))
+
     async def _transact(self, work: Callable[[Transaction], Awaitable[R]]) -> R:
         result = await self._run(lambda: self._sessions.transact(work))
         self._changed()
@@ -175,7 +179,9 @@ class PostgresAdmin:
             after = rows[-1][0]
         return found
 
-    async def _requeue(self, transaction: Transaction, wanted: Sequence[int]) -> dict[int, int]:
+    async def _requeue(
+        self, transaction: Transaction, wanted: Sequence[int], ids: Sequence[int]
+    ) -> dict[int, int]:
         keys = [row[0] for row in await transaction.fetch(sql.DEAD_LETTER_KEYS, wanted)]
         now_ms = await self._lock(transaction, keys)
         rows = {row[0]: row for row in await transaction.fetch(sql.TAKE_DEAD_LETTERS, wanted)}
@@ -186,7 +192,7 @@ class PostgresAdmin:
             Send(kind, data, priority=priority, ordering_key=ordering_key, options=options)
             for _, kind, data, priority, ordering_key, options in map(rows.__getitem__, old)
         ]
-        new = await self._ids.take(len(old), transaction.fetch)
+        new = ids[: len(old)]
         await insert(transaction, sends, new, now_ms, requeued_from=old)
         await transaction.fetch(sql.MOVE_IDEMPOTENT, new, old)
         await promote_heads(transaction, [send.ordering_key for send in sends], now_ms)

@@ -16,6 +16,7 @@ from kvqueue_fastapi.store.postgres.picks import (
     probe,
     promote_due,
     take,
+    without,
 )
 from kvqueue_fastapi.store.postgres.sessions import Sessions, Transaction
 
@@ -55,9 +56,11 @@ class Claims:
         if is_full and looked:
             self._remember(readiness)
         elif not is_full and not looked:
-            # There was less than it seemed, so it is worth a look at what else may be due.
+            # There was less than it seemed, so it is worth a look at what else there is.
             self._remembered = None
             readiness, made_ready = await self._make_ready(moment)
+            more = await self._take(without(request, taken.claims), readiness, moment)
+            taken = Taken([*taken.claims, *more.claims], more.wanted, more.left_over)
         isolated: list[str] = []
         if readiness.any_isolated and not request.isolated:
             isolated = await self._sessions.attempt(

@@ -13,11 +13,12 @@ from kvqueue_fastapi.store.postgres import statements as sql
 from kvqueue_fastapi.store.postgres.connection import Session
 
 _BUCKETS: Final = 256
-VERSIONS: Final = 0
 _ORDERING: Final = 1
 _IDEMPOTENCY: Final = _ORDERING + _BUCKETS
 MIGRATIONS: Final = _IDEMPOTENCY + _BUCKETS
 VACUUM: Final = MIGRATIONS + 1
+VERSIONS: Final = VACUUM + 1
+"""The last one, because all who write keys want it: who has it waits for nobody else's."""
 
 
 class Locked(NamedTuple):

@@ -126,6 +126,13 @@ def _asked(wanted: Sequence[Wanted]) -> list[list[object]]:
     return columns(wanted, 2)
 
 
+def without(request: ClaimRequest, taken: Sequence[Claim]) -> ClaimRequest:
+    """What is left to claim of a request."""
+    return request._replace(
+        wanted=_without(request.wanted, taken), limit=request.limit - len(taken)
+    )
+
+
 def _without(wanted: Sequence[Wanted], taken: Sequence[Claim]) -> Sequence[Wanted]:
     """The room that is left of each type."""
     types = [claim.type for claim in taken]

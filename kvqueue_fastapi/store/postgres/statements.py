@@ -92,8 +92,10 @@ SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[], $5::bigi
 
 # One row tells a claim whether it has more to do than to pick.
 PROBE: Final = f"""
-SELECT (SELECT min(due_at_ms) FROM {{schema}}.kvqueue_messages WHERE state = 1) - {_now("$1")},
-       (SELECT min(lease_until_ms) FROM {{schema}}.kvqueue_messages WHERE state = 3) - {_now("$2")},
+SELECT (SELECT greatest(due_at_ms, 0) FROM {{schema}}.kvqueue_messages WHERE state = 1
+         ORDER BY due_at_ms LIMIT 1) - {_now("$1")},
+       (SELECT greatest(lease_until_ms, 0) FROM {{schema}}.kvqueue_messages WHERE state = 3
+         ORDER BY lease_until_ms LIMIT 1) - {_now("$2")},
        EXISTS (SELECT 1 FROM {{schema}}.kvqueue_messages WHERE state = 4),
        EXISTS (SELECT 1 FROM {{schema}}.kvqueue_messages WHERE state = 5),
        pg_current_xact_id_if_assigned()::text
@@ -347,7 +349,7 @@ def _counted(state: int) -> str:
 
 COUNT_PENDING: Final = f"SELECT {' + '.join(map(_counted, (0, 1, 2, 4, 5)))}"
 COUNT_MESSAGES: Final = f"""
-SELECT type, state, count(*), {_now("$1")} - min(sent_at_ms) FROM {{schema}}.kvqueue_messages
+SELECT type, state, count(*), {_now("$1")} - greatest(min(sent_at_ms), 0) FROM {{schema}}.kvqueue_messages
  GROUP BY type, state
 """
 COUNT_DEAD_LETTERS: Final = "SELECT type, count(*) FROM {schema}.kvqueue_dead_letters GROUP BY type"
