@@ -141,7 +141,7 @@ class KvQueueSettings(BaseSettings):
     )
     postgres_schema: str = Field(
         default="kvqueue",
-        pattern=r"^[A-Za-z_][A-Za-z0-9_$]{0,62}$",
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$",
         description="PostgreSQL's schema that the tables are in.",
     )
     postgres_listen_url: str | None = Field(

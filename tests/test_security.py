@@ -44,7 +44,7 @@ SQL: Final = re.compile(
     r"\s*(SELECT|INSERT|UPDATE|DELETE|REPLACE|WITH|PRAGMA|CREATE|DROP|ALTER|ATTACH|VACUUM|BEGIN|"
     r"COMMIT|ROLLBACK|SAVEPOINT|RELEASE)(?![\w.,:-])"
 )
-NAME: Final = r"^[A-Za-z_][A-Za-z0-9_$]{0,62}$"
+NAME: Final = r"^[A-Za-z_][A-Za-z0-9_]{0,62}$"
 EXECUTES: Final = {
     "execute",
     "executemany",

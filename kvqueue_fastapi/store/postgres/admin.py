@@ -101,6 +101,8 @@ class PostgresAdmin:
 
     async def dead_ids(self, message_type: str, *, after: int, limit: int) -> list[int]:
         """The ids of a type's dead letters behind `after`, in order."""
+        if "\0" in message_type:
+            return []  # nothing that is stored can hold it
         rows = await self._look(sql.DEAD_IDS_OF_TYPE, message_type, after, limit)
         return [row[0] for row in rows]
 
@@ -156,6 +158,8 @@ class PostgresAdmin:
 
     async def _list(self, statement: str, query: Query, *state: Any) -> list[MessageRecord]:
         found: list[MessageRecord] = []
+        if any("\0" in (asked or "") for asked in (query.type, query.ordering_key, query.search)):
+            return found  # nothing that is stored can hold it
         after = query.after
         # What is sought may be in the names of the errors' parts, too: that is not meant.
         escaped = None if query.search is None else json.dumps(query.search, ensure_ascii=False)

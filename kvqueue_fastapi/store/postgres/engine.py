@@ -194,11 +194,13 @@ class PostgresStore:
     def leave_listener(self, listener_id: int) -> None:
         """Take the mark of life away, and give back what it still holds. Blocks."""
         self._database.call(lambda: self._listeners.leave(listener_id))
-        self._on_loop(self._changed_here)
+        self._changed_beside()
 
     def settle_now(self, settlements: Sequence[Settlement]) -> list[bool]:
         """`settle`, for a thread that outlived its event loop. Blocks."""
-        return self._database.call(lambda: self._lanes.settle_now(settlements))
+        held = self._database.call(lambda: self._lanes.settle_now(settlements))
+        self._changed_beside()
+        return held
 
     def extend(self, leases: Sequence[tuple[int, int]], lease_ms: int) -> frozenset[int]:
         """Prolong leases, given as pairs of message id and token. Returns the ids of the lost."""
@@ -213,7 +215,7 @@ class PostgresStore:
         """Free what dead listeners held. Blocks. Returns how many messages that were."""
         freed = self._database.call(lambda: self._listeners.bury_the_dead(self._moment()))
         if freed:
-            self._on_loop(self._changed_here)
+            self._changed_beside()
         return freed
 
     def sweep(self) -> int:
@@ -336,6 +338,11 @@ class PostgresStore:
         """On the app's event loop: something was changed for whoever waits."""
         _call_all(self._wakes)
         _call_all(self._key_wakes)
+        self._ring(messages=True, keys=True)
+
+    def _changed_beside(self) -> None:
+        """As `_changed_here`, from another thread, also where the app's event loop has ended."""
+        self._heard(MESSAGES + KEYS)
         self._ring(messages=True, keys=True)
 
     def _on_loop(self, call: Callable[[], None]) -> None:

@@ -338,10 +338,12 @@ def _written(requests: Sequence[Request], answers: list[Any]) -> Written:
     sent = sum(len(one.sends) for one in requests if isinstance(one, AtomicWrite))
     settles = any(not isinstance(one, ClaimRequest) and one.settlements for one in requests)
     taken = sum(len(one.claims) for one in claimed)
+    # Of several types more are locked than are taken, and others have passed over them.
+    crowded = any(isinstance(one, ClaimRequest) and len(one.wanted) > 1 for one in requests)
     return Written(
         answers,
         changed,
         keys_changed,
-        changed and (settles or taken < sent),
+        changed and (settles or crowded or taken < sent),
         any(one.made_ready for one in claimed),
     )

@@ -76,30 +76,32 @@ class Undertaker:
 
     async def end_of(self, listener_id: int, moment: Moment) -> int:
         """End all leases of a listener whose lock is free. Returns how many."""
-        ended = 0
-        while True:
-            slice_of_it = await self._sessions.transact(
+        ended, is_last = 0, False
+        while not is_last:
+            count, is_last = await self._sessions.transact(
                 lambda transaction: self._end_slice_of(transaction, listener_id, moment)
             )
-            ended += slice_of_it
-            if slice_of_it < SLICE:
-                return ended
+            ended += count
+        return ended
 
     async def _end_slice_of(
         self, transaction: Transaction, listener_id: int, moment: Moment
-    ) -> int:
+    ) -> tuple[int, bool]:
+        """Returns how many, and whether there are no more."""
         found = await transaction.fetch(sql.IS_DEAD, listener_id)
         if not found:  # it is back, or somebody else has been faster
-            return 0
+            return 0, True
         if found[0][0]:
             # It had stopped in good order, so nothing that it still held has killed it.
-            await transaction.fetch(sql.RELEASE_ALL_OF, listener_id)
+            released = await transaction.fetch(sql.RELEASE_ALL_OF, listener_id)
+            await transaction.fetch(sql.DELETE_LISTENER, listener_id)
+            return len(released), True
         rows = await transaction.fetch(sql.HELD_BY, listener_id, SLICE)
         text = "the process that handled it died"
         await self._end(transaction, rows, text, moment, dead=True)
         if len(rows) < SLICE:
             await transaction.fetch(sql.DELETE_LISTENER, listener_id)
-        return len(rows)
+        return len(rows), len(rows) < SLICE
 
     async def _end(
         self,

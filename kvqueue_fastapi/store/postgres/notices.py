@@ -258,11 +258,13 @@ class Notices:
         try:
             if self._connection is not None and not self._lost.is_set():
                 await self._fetch(sql.NOTIFY, self.channel, payload)
-            else:
-                await self._sessions.attempt(
-                    lambda session: session.fetch(sql.NOTIFY, self.channel, payload)
-                )
-        except Exception as error:  # noqa: BLE001 because the polls of the others find it, too
+                return
+        except Exception as error:  # noqa: BLE001 because there is another way
             if is_cut(error):
                 self._lost.set()
+        try:
+            await self._sessions.attempt(
+                lambda session: session.fetch(sql.NOTIFY, self.channel, payload)
+            )
+        except Exception as error:  # noqa: BLE001 because the polls of the others find it, too
             log.debug("Other processes could not be told: %s", error)

@@ -80,14 +80,17 @@ async def take(
     if request.isolated:
         if not readiness.any_isolated:
             return Taken([])
-        return Taken(await _first(session, sql.CLAIM_ISOLATED, request, token, moment))
+        first = await _first(session, sql.CLAIM_ISOLATED, request, token, moment)
+        return Taken(first, left_over=bool(first) and len(request.wanted) > 1)
     claims: list[Claim] = []
     wanted = request.wanted
     if readiness.any_quarantined and request.quarantined:
         claims = await _first(session, sql.CLAIM_QUARANTINED, request, token, moment)
         wanted = _without(wanted, claims)
+    # Of several types more were locked than were taken.
+    left_over = bool(claims) and len(wanted) > 1
     if request.limit <= 0:
-        return Taken(claims, wanted)
+        return Taken(claims, wanted, left_over)
     rows = await session.fetch(
         sql.CLAIM,
         *_asked(wanted),
@@ -98,8 +101,7 @@ async def take(
         request.limit,
     )
     ready = list(map(Claim._make, rows))
-    # Of several types more were locked than were taken.
-    left_over = len(wanted) > 1 and len(ready) == request.limit
+    left_over = left_over or (len(wanted) > 1 and len(ready) == request.limit)
     return Taken(claims + ready, wanted, left_over)
 
 

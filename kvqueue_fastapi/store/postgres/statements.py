@@ -349,7 +349,8 @@ def _counted(state: int) -> str:
 
 COUNT_PENDING: Final = f"SELECT {' + '.join(map(_counted, (0, 1, 2, 4, 5)))}"
 COUNT_MESSAGES: Final = f"""
-SELECT type, state, count(*), {_now("$1")} - greatest(min(sent_at_ms), 0) FROM {{schema}}.kvqueue_messages
+SELECT type, state, count(*), {_now("$1")} - greatest(min(sent_at_ms), 0)
+  FROM {{schema}}.kvqueue_messages
  GROUP BY type, state
 """
 COUNT_DEAD_LETTERS: Final = "SELECT type, count(*) FROM {schema}.kvqueue_dead_letters GROUP BY type"
