@@ -107,10 +107,10 @@ def _nothing_stale(history: History, report: Report) -> Iterator[str]:
         if holding.end != "removed" or holding.id in buried:
             continue
         ends = (
-            min(one.ended_at, one.commits_at)
+            # A commit under way when its handler was cancelled was awaited.
+            min(math.inf if one.end == "cancelled" else one.ended_at, one.commits_at)
             for one in history.deliveries.get(holding.id, [])
             if (one.line.pid, one.line.attempt) == (holding.pid, holding.attempt)
-            and one.end != "cancelled"
         )
         if not any(end <= holding.span.end + TICK_S for end in ends):
             stale += 1

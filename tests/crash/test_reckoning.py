@@ -149,6 +149,23 @@ def test_settlement_of_a_stale_holder_is_found(story: Story) -> None:
     assert found(story) == [f"message 1 was settled, but not by its holder {TWO}"]
 
 
+@pytest.mark.parametrize(("commits", "count"), [(True, 0), (False, 1)])
+def test_cancelled_handler_has_settled_only_what_it_was_committing(
+    story: Story, *, commits: bool, count: int
+) -> None:
+    story.sent(1, at=1, kind="effect")
+    story.claimed(1, at=2)
+    story.did("begun", 1, at=2, kind="effect")
+    if commits:
+        story.did("committing", 1, at=3, kind="effect")
+        story.effects = 1
+    story.did("cancelled", 1, at=4, kind="effect")
+
+    story.removed(1, at=4)
+
+    assert len([what for what in found(story) if "not by its holder" in what]) == count
+
+
 def test_settlement_by_the_new_holder_is_fine_while_the_old_one_ends_late(story: Story) -> None:
     story.sent(1, at=10)
     story.claimed(1, at=10)

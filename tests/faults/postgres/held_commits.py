@@ -45,6 +45,12 @@ class HeldCommits:
         await until(is_there)
         return found[0]
 
+    async def let_one_go(self) -> None:
+        """Let be done what is held up now, and hold up what comes next."""
+        await self._connection.execute(
+            f"SELECT pg_advisory_unlock({_LOCK}); SELECT pg_advisory_lock({_LOCK})"
+        )
+
     async def let_go(self) -> None:
         """Let them be done."""
         await self._connection.execute(f"SELECT pg_advisory_unlock({_LOCK})")

@@ -156,19 +156,23 @@ async def test_commit_that_a_crash_followed_is_not_known_of_and_not_done_again(
     proxy = start_proxy(stage.server)
     async with through(proxy, stage.server.url, listen=False) as bench:
         async with held_commits(stage.server.url) as commits:
-            await commits.hold()
-            # all in one transaction
+            first = await held(commits, bench, add)
+            # What comes while one commit runs is one transaction.
             acting = asyncio.gather(*(add(bench) for _ in range(5)), return_exceptions=True)
+            await commits.let_one_go()
+            await first
             await commits.one()
             proxy.swallow(asks=False)
             await commits.let_go()
+            await stage.until_asked("SELECT count(*) = 1 FROM kvqueue.kvqueue_kv WHERE version > 1")
             await asyncio.to_thread(stage.server.restart, "immediate")
+        proxy.cut()
         proxy.resume()
 
         answers = await acting
 
     assert all(UNKNOWN in str(answer) for answer in answers), answers
-    assert await stage.counter(SENT) == len(answers)
+    assert await stage.counter(SENT) == 1 + len(answers)
 
 
 async def held(commits: HeldCommits, bench: Bench, act: Act) -> asyncio.Task[Any]:

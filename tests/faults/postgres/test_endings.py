@@ -10,7 +10,7 @@ from tests.faults.postgres.stage import Stage
 from tests.servers.postgres import PostgresServer
 from tests.servers.proxy import Proxy
 
-SOON_S = 6
+SOON_S = 10
 AWAY_S = 6
 LINES = 60
 """Of one complaint with its traceback."""

@@ -8,7 +8,7 @@ import pytest
 from tests.faults.postgres.stage import Stage
 from tests.servers.postgres import Mode, PostgresServer
 
-ROUNDS = 3
+ROUNDS = 2
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate", "kill"])
