@@ -395,7 +395,7 @@ DELETE FROM {schema}.kvqueue_dead_letters WHERE id = ANY ($1::bigint[])
 RETURNING id, type, data, priority, ordering_key, options
 """
 DEAD_LETTER_KEYS: Final = """
-SELECT ordering_key FROM {schema}.kvqueue_dead_letters WHERE id = ANY ($1::bigint[])
+SELECT id, ordering_key FROM {schema}.kvqueue_dead_letters WHERE id = ANY ($1::bigint[])
 """
 MESSAGE_KEYS: Final = (
     "SELECT ordering_key FROM {schema}.kvqueue_messages WHERE id = ANY ($1::bigint[])"
