@@ -17,6 +17,8 @@ RECOVERY_S: Final = 2.0
 """After an outage: a process connects again, and takes nobody for dead for a second more."""
 LAST_S: Final = 0.05
 """From a process's word that it dies to its death, at the most."""
+THAW_S: Final = 0.2
+"""From the moment when a process goes on to the start of a thread that it was about to start."""
 ENDS: Final = frozenset({"ended", "failed", "cancelled", "dying"})
 
 
@@ -102,8 +104,10 @@ class History:
         """
         for fault in self.faults[pid]:
             is_mortal = fault.event in DEATHS | FREEZES
-            # It says so just before it dies, and its threads may begin something in between.
+            # It says so just before it dies, and its threads may begin something in between; so
+            # they may when it goes on, with what had been looked at before it stood still.
             until = fault.until + LAST_S * (fault.event == "dying")
+            until += THAW_S * (fault.event in FREEZES)
             if is_mortal and fault.at <= window.end and until >= window.begin:
                 return fault.event
         has_left = any(window.holds(at) for at in self._left[pid])

@@ -229,6 +229,25 @@ def test_thread_may_begin_between_a_process_s_last_word_and_its_death(
     assert len(found(story)) == count
 
 
+@pytest.mark.parametrize(("begins_at", "count"), [(5.1, 0), (5.5, 1)])
+def test_thread_may_begin_just_after_its_process_goes_on(
+    story: Story, begins_at: float, count: int
+) -> None:
+    story.sent(1, at=1)
+    story.claimed(1, at=2)
+    story.befell("SIGSTOP", ONE, at=2, until=5)
+    story.taken_away(1, at=4.5)
+    story.did("begun", 1, at=begins_at)
+    story.did("ended", 1, at=begins_at + 0.1)
+
+    story.claimed(1, at=begins_at + 0.2, pid=TWO, attempt=2)
+    story.did("begun", 1, at=begins_at + 0.2, pid=TWO, attempt=2)
+    story.did("ended", 1, at=begins_at + 0.3, pid=TWO, attempt=2)
+    story.removed(1, at=begins_at + 0.3, pid=TWO, attempt=2)
+
+    assert len([what for what in found(story) if "began again" in what]) == count
+
+
 def test_delivery_after_a_success_is_found_unless_its_process_died_before_it_was_told(
     story: Story,
 ) -> None:

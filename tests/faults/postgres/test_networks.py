@@ -33,6 +33,8 @@ async def test_connections_that_are_reset_lose_and_double_nothing(
             proxy.cut()
             await load.goes_on(10)
 
+    assert not load.refused
+
 
 @pytest.mark.parametrize("asks", [True, False], ids=["both ways", "answers"])
 async def test_network_that_swallows_for_longer_than_a_lease_loses_and_doubles_nothing(

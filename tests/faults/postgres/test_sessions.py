@@ -34,6 +34,8 @@ async def test_sessions_that_are_ended_again_and_again_lose_and_double_nothing(
             await stage.ask(TERMINATE)
             await load.goes_on(10)
 
+    assert not load.refused
+
 
 async def test_process_that_stands_still_within_a_transaction_keeps_nothing_locked(
     stage: Stage, start_proxy: Callable[[PostgresServer], Proxy]
