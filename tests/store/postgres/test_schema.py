@@ -185,7 +185,7 @@ async def test_database_that_cannot_hold_every_text_is_refused(
         )
         url = at_database(shared_postgres_url, name)
 
-        with pytest.raises(StoreError, match="encoding is LATIN1.*ENCODING 'UTF8'"):
+        with pytest.raises(StoreError, match=r"encoding is LATIN1.*ENCODING 'UTF8'"):
             await open_store(url, KvQueueSettings())
     finally:
         await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
