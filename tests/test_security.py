@@ -33,7 +33,12 @@ UNSAFE_MODULES: Final = {
 UNSAFE_NAMES: Final = {"system", "popen", "import_module", "enable_load_extension"}
 COMMANDS: Final = {("cli.py", "import_module")}  # what its caller names on the command line
 
-STATEMENTS: Final = ("store/sqlite/statements.py", "store/postgres/statements.py")
+STATEMENTS: Final = (
+    "store/sqlite/statements.py",
+    "store/sqlite/copy_statements.py",
+    "store/postgres/statements.py",
+    "store/postgres/copy_statements.py",
+)
 PRAGMAS: Final = {
     "store/sqlite/connection.py",
     "store/sqlite/database_thread.py",

@@ -186,9 +186,10 @@ class PostgresAdmin:
     async def _requeue(
         self, transaction: Transaction, wanted: Sequence[int], ids: Sequence[int]
     ) -> dict[int, int]:
-        keys = [row[0] for row in await transaction.fetch(sql.DEAD_LETTER_KEYS, wanted)]
-        now_ms = await self._lock(transaction, keys)
-        rows = {row[0]: row for row in await transaction.fetch(sql.TAKE_DEAD_LETTERS, wanted)}
+        # Those that die while the locks are waited for are none of them.
+        keys = {row[0]: row[1] for row in await transaction.fetch(sql.DEAD_LETTER_KEYS, wanted)}
+        now_ms = await self._lock(transaction, list(keys.values()))
+        rows = {row[0]: row for row in await transaction.fetch(sql.TAKE_DEAD_LETTERS, list(keys))}
         old = [message_id for message_id in wanted if message_id in rows]
         if not old:
             return {}

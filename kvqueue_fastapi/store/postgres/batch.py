@@ -164,6 +164,12 @@ class Batch:
         await plan.store(session)
         return answers
 
+    def committed(self, requests: Sequence[Change], answers: Sequence[Any]) -> None:
+        """Take note that what these answers say has been committed."""
+        for request, answer in zip(requests, answers, strict=True):
+            if isinstance(request, AtomicWrite) and isinstance(answer, Committed) and answer.ok:
+                self._types.know([send.type for send in request.sends])
+
 
 def _add_send(needs: Needs, send: Send) -> None:
     if send.ordering_key is not None:

@@ -24,6 +24,7 @@ SETTINGS: Final[Mapping[str, str]] = {
     "default_transaction_isolation": "read committed",  # claims would fail each other otherwise
     "default_transaction_read_only": "off",
     "jit": "off",
+    "statement_timeout": "0",  # what takes too long is ended from here, and tried again
     # Statistics of a queue are out of date, and an index is always right here.
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",

@@ -92,6 +92,7 @@ class JointSends:
             await self._sessions.attempt(
                 lambda session: self._types.remember(session, types, self._now_ms())
             )
+            self._types.know(types)
         if self._own is None:
             self._own = _Look(*(await fetch(sql.LOOK))[0])
         return await self._ids.take(len(sends), fetch), self._own

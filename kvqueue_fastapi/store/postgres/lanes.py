@@ -256,12 +256,16 @@ class Lanes:
             return found + answers
 
         if only_sent and not claims:
-            return await self._sessions.attempt(change, is_write=True)
-        try:
-            return await self._sessions.transact(work)
-        except BaseException:
-            self._claims.doubt(tokens)
-            raise
+            answers = await self._sessions.attempt(change, is_write=True)
+        else:
+            try:
+                answers = await self._sessions.transact(work)
+            except BaseException:
+                self._claims.doubt(tokens)
+                raise
+        own = answers[len(claims) :]
+        self._batch.committed(changes, own)
+        return answers
 
     async def _send(
         self,

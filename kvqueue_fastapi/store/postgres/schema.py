@@ -51,7 +51,7 @@ async def migrate(
 
 def emptying(sessions: Sessions) -> str:
     """What empties a database, in words."""
-    return f"DROP SCHEMA {sessions.schema} CASCADE, if nothing else is in it"
+    return f"run DROP SCHEMA {sessions.schema} CASCADE, if nothing else is in it"
 
 
 async def read_state(session: Session, sessions: Sessions) -> State | None:

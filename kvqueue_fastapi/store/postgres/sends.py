@@ -60,11 +60,14 @@ class KnownTypes:
         return types <= self._known
 
     async def remember(self, session: Session, types: Iterable[str], now_ms: int | None) -> None:
-        """Note when types were first sent."""
+        """Note when types were first sent; see `know`."""
         new = set(types) - self._known
         if new:
             await session.fetch(sql.REMEMBER_TYPES, now_ms, list(new))
-            self._known |= new
+
+    def know(self, types: Iterable[str]) -> None:
+        """Note them no more: that they are noted has been committed."""
+        self._known.update(types)
 
 
 def columns(rows: Sequence[Sequence[Any]], width: int) -> list[list[Any]]:

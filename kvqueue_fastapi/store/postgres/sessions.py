@@ -32,6 +32,7 @@ Work = Callable[[OwnSession], Awaitable[R]]
 
 _SHORTEST_WAIT_S: Final = 0.02
 _LONGEST_WAIT_S: Final = 0.5
+_ENCODINGS: Final = ("UTF8", "SQL_ASCII")
 _LOOK_TIMEOUT_S: Final = 300.0
 """For the keeper's questions, which may go through whole tables."""
 # What a pooler's server connection was told before is not known.
@@ -94,7 +95,13 @@ class Sessions:
 
     async def open(self) -> None:
         """Connect once, so that what is wrong with the URL is told at the start."""
-        await self.attempt(lambda session: session.fetch(sql.NOW, None))
+        ((encoding,),) = await self.attempt(lambda session: session.fetch(sql.ENCODING))
+        if encoding not in _ENCODINGS:
+            msg = (
+                f"{self.server}: the database's encoding is {encoding}, which cannot hold every "
+                "text; UTF8 can. Write CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0."
+            )
+            raise StoreError(msg)
 
     async def connect_to_listen(self) -> Any:
         """A connection of one's own, straight to the server."""

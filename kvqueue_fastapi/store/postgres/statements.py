@@ -28,7 +28,6 @@ SELECT coalesce($1::bigint, (extract(epoch FROM clock_timestamp()) * 1000)::bigi
        pg_current_xact_id()::text
   FROM (SELECT count(pg_advisory_xact_lock($2, number)) FROM unnest($3::int[]) AS number) AS locked
 """
-NOW: Final = f"SELECT {_now('$1')}"
 
 # --- sending -------------------------------------------------------------------------------
 
@@ -395,7 +394,7 @@ DELETE FROM {schema}.kvqueue_dead_letters WHERE id = ANY ($1::bigint[])
 RETURNING id, type, data, priority, ordering_key, options
 """
 DEAD_LETTER_KEYS: Final = """
-SELECT ordering_key FROM {schema}.kvqueue_dead_letters WHERE id = ANY ($1::bigint[])
+SELECT id, ordering_key FROM {schema}.kvqueue_dead_letters WHERE id = ANY ($1::bigint[])
 """
 MESSAGE_KEYS: Final = (
     "SELECT ordering_key FROM {schema}.kvqueue_messages WHERE id = ANY ($1::bigint[])"
@@ -480,6 +479,7 @@ SELECT xid, pg_xact_status(xid::xid8) FROM unnest($1::text[]) AS xid
 # Asked of the catalogue itself, because a session remembers what was not there, also while it
 # waits for an advisory lock. $1 is a quoted name.
 _IS_SCHEMA: Final = """'"' || replace(nspname, '"', '""') || '"' = $1"""
+ENCODING: Final = "SELECT current_setting('server_encoding')"
 HAS_SCHEMA: Final = f"""
 SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class AS class
                  JOIN pg_catalog.pg_namespace AS space ON space.oid = class.relnamespace

@@ -2,6 +2,7 @@
 
 import asyncio
 import multiprocessing
+import secrets
 from collections.abc import AsyncIterator, Sequence
 from multiprocessing.synchronize import Barrier
 from typing import Any
@@ -17,6 +18,7 @@ from kvqueue_fastapi.store.migrations import Migration, load_migrations
 from kvqueue_fastapi.store.postgres.connection import Patience
 from kvqueue_fastapi.store.postgres.schema import PACKAGE, migrate
 from kvqueue_fastapi.store.postgres.sessions import Sessions
+from tests.servers.databases import at_database
 from tests.store.given import claim, claimed_ids, ending, mail, send
 
 KNOWN = load_migrations(PACKAGE)
@@ -170,3 +172,21 @@ async def test_code_that_is_too_old_is_refused(
         "Upgrade kvqueue_fastapi in this process."
     )
     assert (caught.value.oldest_code, caught.value.this_code) == (9, len(KNOWN))
+
+
+async def test_database_that_cannot_hold_every_text_is_refused(
+    shared_postgres_url: str,
+) -> None:
+    name = f"latin_{secrets.token_hex(6)}"
+    connection = await asyncpg.connect(shared_postgres_url)
+    try:
+        await connection.execute(
+            f"CREATE DATABASE {name} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0"
+        )
+        url = at_database(shared_postgres_url, name)
+
+        with pytest.raises(StoreError, match=r"encoding is LATIN1.*ENCODING 'UTF8'"):
+            await open_store(url, KvQueueSettings())
+    finally:
+        await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        await connection.close()

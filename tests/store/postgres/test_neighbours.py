@@ -1,0 +1,201 @@
+"""Stores of several processes on one database, and foreign programs beside them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import asyncpg
+import pytest
+
+from kvqueue_fastapi.model import AtomicWrite, Failure, KvSet, Outcome, Send, Wanted
+from kvqueue_fastapi.settings import KvQueueSettings
+from kvqueue_fastapi.store import open_store
+from kvqueue_fastapi.store.base import ClaimRequest
+from kvqueue_fastapi.store.postgres.engine import PostgresStore
+from tests.store.given import LEASE_MS, claim, ending, is_quiet, mail, send, settle
+
+Open = Callable[..., Any]
+DEAD = Failure("oops")
+EARLIEST, LATEST = -(1 << 63), (1 << 63) - 1
+
+
+@pytest.fixture
+async def opened(postgres_url: str) -> AsyncIterator[Open]:
+    """Opens another store, as another process has it, on the server's clock."""
+    stores: list[PostgresStore] = []
+
+    async def open_one(**settings: Any) -> PostgresStore:
+        store: Any = await open_store(postgres_url, KvQueueSettings(**settings))
+        stores.append(store)
+        return store
+
+    yield open_one
+    for store in stores:
+        await store.close()
+
+
+@pytest.fixture
+async def outside(postgres_url: str) -> AsyncIterator[Any]:
+    """A foreign program's connection."""
+    connection = await asyncpg.connect(postgres_url)
+    yield connection
+    await connection.close()
+
+
+async def bell(store: PostgresStore) -> asyncio.Event:
+    """Rings when something may have become claimable; it is quiet so far."""
+    rung = asyncio.Event()
+    store.subscribe(rung.set)
+    await is_quiet(store)
+    rung.clear()
+    return rung
+
+
+async def rings(rung: asyncio.Event) -> bool:
+    async with asyncio.timeout(5):
+        return await rung.wait()
+
+
+async def test_keys_are_written_while_somebody_waits_for_an_ordering_key(
+    opened: Open, outside: Any
+) -> None:
+    one, other = await opened(), await opened()
+    transaction = outside.transaction()
+    await transaction.start()
+    await one.send_within(outside, [mail(ordering_key="k")])
+    # Both in one commit, which waits for the caller's transaction.
+    waiting = asyncio.gather(
+        one.commit(AtomicWrite(sends=[mail(ordering_key="k")])),
+        one.commit(AtomicWrite(mutations=[KvSet(b"a", b"1")])),
+    )
+    await asyncio.sleep(0.1)
+
+    async with asyncio.timeout(2):
+        committed = await other.commit(AtomicWrite(mutations=[KvSet(b"b", b"1")]))
+        await other.last_version()
+    await transaction.commit()
+
+    assert committed.ok
+    assert all(one.ok for one in await waiting)
+
+
+async def test_message_that_is_quarantined_between_full_claims_is_not_overlooked(
+    opened: Open, outside: Any
+) -> None:
+    store = await opened()
+    (suspect,) = await send(store, mail(delay_ms=60_000))
+    ids = await send(store, *(mail() for _ in range(3)))
+    state = "UPDATE kvqueue.kvqueue_messages SET state = 4, lane = 4, crashes = 2 WHERE id = $1"
+
+    full = await claim(store, limit=1)
+    await outside.execute(state, suspect)
+    found = await claim(store, limit=10)
+
+    assert [one.id for one in full] == ids[:1]
+    assert {one.id for one in found} == {suspect, *ids[1:]}
+
+
+async def test_requeue_and_sends_share_one_connection(opened: Open) -> None:
+    store = await opened(postgres_pool_size=1)
+    ids = await send(store, *(mail() for _ in range(20)))
+    for held in await claim(store):
+        await settle(store, held, Outcome.DEAD, failure=DEAD)
+
+    async with asyncio.timeout(8):
+        await asyncio.gather(
+            *(store.admin.requeue([message_id]) for message_id in ids),
+            # each needs a block of ids of its own
+            *(send(store, *(Send("other", "1") for _ in range(997))) for _ in range(5)),
+        )
+
+    assert len(await claim(store)) == 20
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"state": 1, "due_at_ms": EARLIEST},
+        {"state": 1, "due_at_ms": LATEST},
+        {"state": 3, "token": 5, "lease_until_ms": EARLIEST},
+        {"state": 3, "token": 5, "lease_until_ms": LATEST},
+        {"sent_at_ms": EARLIEST},
+        {"sent_at_ms": LATEST},
+    ],
+    ids=str,
+)
+async def test_foreign_row_beyond_all_times_stops_nobody(
+    opened: Open, outside: Any, row: dict[str, int]
+) -> None:
+    store = await opened()
+    (good,) = await send(store, mail())
+    columns = ", ".join(["type", *row])
+    values = ", ".join(["'mail'", *map(str, row.values())])
+    await outside.execute(f"INSERT INTO kvqueue.kvqueue_messages ({columns}) VALUES ({values})")
+
+    assert good in [one.id for one in await claim(store)]
+    assert [one.type for one in await store.admin.counts()] == ["mail"]
+
+
+async def test_thread_without_event_loop_tells_others_of_what_it_frees(opened: Open) -> None:
+    one, other = await opened(), await opened()
+    await send(one, mail(ordering_key="k"), mail(ordering_key="k"))
+    (head,) = await claim(one)
+    rung = await bell(other)
+
+    await asyncio.to_thread(one.settle_now, [ending(head)])
+
+    assert await rings(rung)
+
+
+async def test_retired_listener_that_ends_leaves_word_for_others(
+    opened: Open, outside: Any
+) -> None:
+    one, other = await opened(), await opened()
+    listener_id = await one.enter_listener(["mail"])
+    await send(one, mail())
+    await claim(one, listener_id=listener_id)
+    await asyncio.to_thread(one.retire_listener, listener_id)
+    rung = await bell(other)
+    # As if its process had ended: the lock is free, and has been for long.
+    await one._database.run(lambda: one._notices.leave(listener_id))
+    await outside.execute("UPDATE kvqueue.kvqueue_listeners SET missed_at_ms = 0")
+    rung.clear()
+
+    freed = await asyncio.to_thread(other.end_leases_of_the_dead)
+
+    assert freed == 1
+    assert await rings(rung)
+    assert [one.crashes for one in await claim(other)] == [0]
+
+
+async def test_offer_of_several_types_tells_others_of_what_it_may_have_hidden(
+    opened: Open,
+) -> None:
+    one, other = await opened(), await opened()
+    rung = await bell(other)
+    wanted = [Wanted("mail", 2), Wanted("other", 2)]
+    offered = one.offer(ClaimRequest(wanted, limit=2, lease_ms=LEASE_MS), lambda: None)
+
+    await send(one, mail(), Send("other", "1"))
+
+    assert len((await offered).claims) == 2
+    assert await rings(rung)
+
+
+async def test_message_that_dies_while_its_requeue_waits_stays_dead(
+    opened: Open, outside: Any
+) -> None:
+    store = await opened()
+    dead, living = await send(store, mail(ordering_key="z"), mail(ordering_key="y"))
+    held = {one.id: one for one in await claim(store)}
+    await settle(store, held[dead], Outcome.DEAD, failure=DEAD)
+    transaction = outside.transaction()
+    await transaction.start()
+    await store.send_within(outside, [mail(ordering_key="z")])
+
+    requeuing = asyncio.create_task(store.admin.requeue([dead, living]))
+    await asyncio.sleep(0.1)
+    await settle(store, held[living], Outcome.DEAD, failure=DEAD)
+    await transaction.commit()
+
+    assert set(await requeuing) == {dead}
