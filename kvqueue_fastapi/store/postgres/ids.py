@@ -40,3 +40,7 @@ class Ids:
                 else:
                     self._blocks[0] = block[len(part) :]
             return ids
+
+    def forget(self) -> None:
+        """Reserve anew: another server has taken over, which may have given the same to others."""
+        self._blocks.clear()

@@ -78,6 +78,7 @@ class Sessions:
     Attributes:
         schema: its quoted name.
         server: the URL as errors show it.
+        server_changed: called when it has crashed, or another one has its place.
     """
 
     def __init__(self, url: str, settings: KvQueueSettings, patience: Patience) -> None:
@@ -92,6 +93,7 @@ class Sessions:
         self._lost: set[int] = set()
         self._limits: set[asyncio.Timeout] = set()
         self._life: object = None
+        self.server_changed: Callable[[], None] = _nothing
 
     async def open(self) -> None:
         """Connect once, so that what is wrong with the URL is told at the start."""
@@ -267,10 +269,13 @@ class Sessions:
         options = self._options(self._url, pooled=self._is_pooled)
         connection = kept_from_children(await asyncpg.connect(self._url, **options))
         try:
-            self._life = await connection.fetchval(sql.LIFE, timeout=CONNECT_TIMEOUT_S)
+            life = await connection.fetchval(sql.LIFE, timeout=CONNECT_TIMEOUT_S)
         except BaseException:
             connection.terminate()
             raise
+        if self._life not in (None, life):
+            self.server_changed()
+        self._life = life
         return connection
 
     async def _end_lost(self, session: OwnSession) -> None:
@@ -329,3 +334,6 @@ def _bare(error: Exception) -> Exception:
     """Without its way through the driver, which says nothing of a server that is away."""
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)
+
+
+def _nothing() -> None: ...

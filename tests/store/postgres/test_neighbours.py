@@ -12,6 +12,7 @@ from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import open_store
 from kvqueue_fastapi.store.base import ClaimRequest
 from kvqueue_fastapi.store.postgres.engine import PostgresStore
+from kvqueue_fastapi.store.postgres.ids import Ids
 from tests.store.given import LEASE_MS, claim, ending, is_quiet, mail, send, settle
 
 Open = Callable[..., Any]
@@ -199,3 +200,16 @@ async def test_message_that_dies_while_its_requeue_waits_stays_dead(
     await transaction.commit()
 
     assert set(await requeuing) == {dead}
+
+
+async def test_ids_are_reserved_anew_when_another_server_has_taken_over() -> None:
+    reserved = iter([[(1,)], [(7,)]])
+
+    async def fetch(_statement: str, _count: int) -> Any:
+        return next(reserved)
+
+    ids = Ids()
+    before = await ids.take(2, fetch)
+    ids.forget()
+
+    assert (before, await ids.take(2, fetch)) == ([1_000, 1_001], [7_000, 7_001])
