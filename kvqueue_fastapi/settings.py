@@ -146,7 +146,7 @@ class KvQueueSettings(BaseSettings):
     )
     postgres_listen_url: str | None = Field(
         default=None,
-        min_length=1,
+        pattern="^postgres(ql)?://",
         description="A PostgreSQL URL that leads straight to the server, where the other one "
         "leads to a pooler such as PgBouncer, through which nobody can LISTEN.",
     )

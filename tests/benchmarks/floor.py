@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kvqueue_fastapi.store.migrations import load_migrations
+from kvqueue_fastapi.store.sqlite.statements import CREATE_SCHEMA
 from tests.benchmarks.rows import SYNCED, WARM_UP, Figures, Row
 
 TYPE = "order.created"
@@ -37,6 +38,7 @@ LEASE_MS = 30_000
 
 def connect(path: Path) -> sqlite3.Connection:
     connection = connect_filled(path)
+    connection.executescript(CREATE_SCHEMA)
     for migration in load_migrations("kvqueue_fastapi.store.sqlite"):
         connection.executescript(migration.sql)
     return connection

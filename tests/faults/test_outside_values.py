@@ -219,6 +219,9 @@ LIMITED: Final = {
     "poll_interval_s": ("3601", "less than or equal to 3600"),
     "unhandled": ("drop", "'leave' or 'fail'"),
     "sqlite_synchronous": ("OFF", "'FULL', 'NORMAL' or 'EXTRA'"),
+    "postgres_schema": ('a"b', "^[A-Za-z_][A-Za-z0-9_]{0,62}$"),
+    "postgres_listen_url": ("http://db", "^postgres(ql)?://"),
+    "postgres_pool_size": ("101", "less than or equal to 100"),
     "listen": ("maybe", "valid boolean"),
 }
 
