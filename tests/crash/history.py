@@ -135,7 +135,12 @@ class History:
         died = [fault.at for fault in self.faults[pid] if fault.event in DEATHS]
         stopping = [fault.at for fault in self.faults[pid] if fault.event == "SIGTERM"]
         end = min(left + died + stopping, default=math.inf)
-        frozen = [Span(f.at, f.until) for f in self.faults[pid] if f.event in FREEZES]
+        # Who was cut off itself spares the leases of others for a moment when it is back.
+        frozen = [
+            Span(f.at, f.until + RECOVERY_S * (f.event == "cut off"))
+            for f in self.faults[pid]
+            if f.event in FREEZES
+        ]
         return without([Span(min(entered), end)], frozen)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
 
-from tests.crash.history import DEATHS, FREEZES, RECOVERY_S, Delivery, History
+from tests.crash.history import DEATHS, FREEZES, Delivery, History
 from tests.crash.plan import LEASE_S, MAX_CRASHES, SCHEDULE_S
 from tests.crash.spans import Span, seconds_within, without
 
@@ -176,9 +176,6 @@ def _taken_over_after_kills(history: History, report: Report) -> Iterator[str]:
 
 def _taken_over_after_freezes(history: History, report: Report) -> Iterator[str]:
     slowest, taken = 0.0, 0
-    # Who was cut off itself spares the leases of others for a moment.
-    outages = any(line.event == "outage" for line in history.lines)
-    limit_s = FREEZE_TAKEOVER_S + (RECOVERY_S if outages else 0.0)
     for holding in history.all_holdings():
         for fault in history.faults[holding.pid]:
             if fault.event not in FREEZES or not holding.span.holds(fault.at):
@@ -191,7 +188,7 @@ def _taken_over_after_freezes(history: History, report: Report) -> Iterator[str]
                 continue
             late_s = seconds_within(history.others_listening(holding.pid), window)
             slowest = max(slowest, late_s)
-            if late_s > limit_s:
+            if late_s > FREEZE_TAKEOVER_S:
                 yield f"message {holding.id} stayed {late_s:.2f} s beyond the lease with a frozen"
     report.figures["taken over from a frozen process"] = (
         f"{taken:,} messages; at the latest {slowest:.2f} s after the lease of {LEASE_S:g} s"
