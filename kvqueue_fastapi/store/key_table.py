@@ -20,6 +20,7 @@ from kvqueue_fastapi.model import (
     Stored,
 )
 from kvqueue_fastapi.store.arithmetic import combined
+from kvqueue_fastapi.store.base import MAX_READ_KEYS
 
 
 class Row(NamedTuple):
@@ -144,3 +145,16 @@ def looked_at(write: AtomicWrite) -> Iterator[bytes]:
     for mutation in write.mutations:
         if isinstance(mutation, KvArithmetic):
             yield mutation.key
+
+
+def grouped(requests: Sequence[Sequence[bytes]]) -> Iterator[list[Sequence[bytes]]]:
+    """Reads that were gathered, in groups of which each is done by one statement."""
+    group: list[Sequence[bytes]] = []
+    size = 0
+    for keys in requests:
+        if size + len(keys) > MAX_READ_KEYS:
+            yield group
+            group, size = [], 0
+        group.append(keys)
+        size += len(keys)
+    yield group

@@ -3,15 +3,15 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from kvqueue_fastapi.endings import in_own_thread
 from kvqueue_fastapi.errors import KvQueueClosedError
 from kvqueue_fastapi.model import AtomicWrite, Claimed, Committed, Send, Settlement, Stored
 from kvqueue_fastapi.settings import KvQueueSettings
-from kvqueue_fastapi.store.base import MAX_READ_KEYS, ClaimRequest, Clock
-from kvqueue_fastapi.store.key_table import stored
+from kvqueue_fastapi.store.base import ClaimRequest, Clock
+from kvqueue_fastapi.store.key_table import grouped, stored
 from kvqueue_fastapi.store.postgres import locks
 from kvqueue_fastapi.store.postgres import statements as sql
 from kvqueue_fastapi.store.postgres.admin import PostgresAdmin
@@ -282,7 +282,7 @@ class PostgresStore:
     async def _get_together(self, requests: Sequence[Sequence[bytes]]) -> list[object]:
         answers: list[object] = []
         now_ms = self._now_ms()
-        for group in _grouped(requests):
+        for group in grouped(requests):
             wanted = list(dict.fromkeys(key for keys in group for key in keys))
             rows = await self._fetch(sql.GET_KEYS, now_ms, wanted)
             found = {row[0]: stored(row[:5], row[5]) for row in rows}
@@ -356,16 +356,3 @@ class PostgresStore:
 def _call_all(wakes: Sequence[Wake]) -> None:
     for wake in tuple(wakes):
         wake()
-
-
-def _grouped(requests: Sequence[Sequence[bytes]]) -> Iterator[list[Sequence[bytes]]]:
-    """In groups of which each can be read by one statement."""
-    group: list[Sequence[bytes]] = []
-    size = 0
-    for keys in requests:
-        if size + len(keys) > MAX_READ_KEYS:
-            yield group
-            group, size = [], 0
-        group.append(keys)
-        size += len(keys)
-    yield group

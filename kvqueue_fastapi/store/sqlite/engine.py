@@ -4,7 +4,7 @@ import asyncio
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar, TypeVarTuple
 
@@ -21,13 +21,12 @@ from kvqueue_fastapi.model import (
 )
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.base import (
-    MAX_READ_KEYS,
     ClaimRequest,
     Clock,
     Request,
     SettleRequest,
 )
-from kvqueue_fastapi.store.key_table import stored
+from kvqueue_fastapi.store.key_table import grouped, stored
 from kvqueue_fastapi.store.offers import Offers
 from kvqueue_fastapi.store.sqlite import statements as sql
 from kvqueue_fastapi.store.sqlite.admin import SqliteAdmin
@@ -344,7 +343,7 @@ class SqliteStore:
 
     async def _get_together(self, requests: Sequence[Sequence[bytes]]) -> list[object]:
         answers: list[object] = []
-        for group in _grouped(requests):
+        for group in grouped(requests):
             now_ms = self._clock.wall_ms()
             wanted = list(dict.fromkeys(key for keys in group for key in keys))
             found: dict[bytes, Stored] = {}
@@ -420,16 +419,3 @@ class SqliteStore:
 def _call_all(wakes: Sequence[Callable[[], None]]) -> None:
     for wake in tuple(wakes):
         wake()
-
-
-def _grouped(requests: Sequence[Sequence[bytes]]) -> Iterator[list[Sequence[bytes]]]:
-    """In groups of which each can be read by one statement."""
-    group: list[Sequence[bytes]] = []
-    size = 0
-    for keys in requests:
-        if size + len(keys) > MAX_READ_KEYS:
-            yield group
-            group, size = [], 0
-        group.append(keys)
-        size += len(keys)
-    yield group
