@@ -8,7 +8,7 @@ import pytest
 from injector import Injector
 
 from kvqueue_fastapi import KvQueue, KvQueueAdmin, KvQueueModule
-from tests.servers.databases import fresh_database
+from tests.servers.databases import Databases, fresh_database
 from tests.servers.postgres import PostgresServer, postgres_server
 from tests.servers.proxy import Proxy
 from tests.servers.shared import shared_postgres
@@ -55,9 +55,23 @@ def shared_postgres_url(
     return shared_postgres(own, os.getpid())
 
 
+@pytest.fixture(scope="session")
+def postgres_databases(shared_postgres_url: str) -> Iterator[Databases]:
+    databases = Databases(shared_postgres_url)
+    yield databases
+    databases.close()
+
+
 @pytest.fixture
-def postgres_url(shared_postgres_url: str) -> Iterator[str]:
-    """Of an empty database of the test's own."""
+def postgres_url(postgres_databases: Databases) -> Iterator[str]:
+    """Of a database of the test's own, in which the queue's tables are made and empty."""
+    with postgres_databases.lent() as url:
+        yield url
+
+
+@pytest.fixture
+def bare_postgres_url(shared_postgres_url: str) -> Iterator[str]:
+    """Of a database of the test's own, in which there is nothing yet."""
     with fresh_database(shared_postgres_url) as url:
         yield url
 

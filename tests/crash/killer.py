@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ FROZEN_S: Final = (LEASE_S + 1.0, LEASE_S + 2.0)
 """For how long: always longer than a lease."""
 LOOKS: Final = 100
 LOOK_S: Final = 0.05
+STILL_S: Final = 0.005
 VISITOR: Final = Path(__file__).with_name("visitor.py")
 
 
@@ -120,6 +122,7 @@ class Killer:
         try:
             os.kill(pid, signal.SIGSTOP)
             until = time.monotonic() + random.uniform(*FROZEN_S)
+            await _stand_still(pid)
             # A process that is frozen within a commit holds the lock, and so holds up everybody.
             name = "SIGSTOP within a commit" if await self._is_locked() else "SIGSTOP"
             await asyncio.sleep(max(0, until - time.monotonic()))
@@ -165,3 +168,18 @@ class Killer:
     def _note(self, name: str, pid: int, began: float) -> None:
         self._ledger.note(name, pid=pid, at=began, until=time.time())
         self.kills += 1
+
+
+async def _stand_still(pid: int) -> None:
+    """Wait until all its threads have stopped: on a busy machine each takes its time."""
+    for _ in range(LOOKS):
+        if set(_states(pid)) <= set("TtZX"):
+            return
+        await asyncio.sleep(STILL_S)
+
+
+def _states(pid: int) -> Iterator[str]:
+    for status in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):  # a thread that has ended
+            # Behind the name, which may hold anything.
+            yield status.read_text().rpartition(")")[2].split()[0]

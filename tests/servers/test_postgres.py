@@ -35,13 +35,25 @@ async def query(url: str, statement: str) -> object:
 
 
 async def test_each_test_has_an_empty_database_of_its_own(
-    postgres_url: str, shared_postgres_url: str
+    bare_postgres_url: str, shared_postgres_url: str
 ) -> None:
-    tables = await query(postgres_url, "SELECT count(*) FROM pg_stat_user_tables")
-    name = await query(postgres_url, "SELECT current_database()")
+    tables = await query(bare_postgres_url, "SELECT count(*) FROM pg_stat_user_tables")
+    name = await query(bare_postgres_url, "SELECT current_database()")
 
     assert tables == 0
     assert name != await query(shared_postgres_url, "SELECT current_database()")
+
+
+async def test_each_test_has_a_database_of_its_own_with_empty_tables(postgres_url: str) -> None:
+    tables = await query(
+        postgres_url,
+        "SELECT array_agg(relname ORDER BY relname) FROM pg_stat_user_tables"
+        " WHERE schemaname = 'kvqueue'",
+    )
+    messages = await query(postgres_url, "SELECT count(*) FROM kvqueue.kvqueue_messages")
+
+    assert "kvqueue_messages" in tables
+    assert messages == 0
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate", None])

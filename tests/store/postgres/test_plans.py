@@ -36,12 +36,12 @@ ON_THE_PATH: dict[str, tuple[Any, ...]] = {
 
 
 @pytest.fixture
-async def connection(postgres_url: str) -> AsyncIterator[Any]:
+async def connection(bare_postgres_url: str) -> AsyncIterator[Any]:
     """Of a schema without messages, as the engine has it, with plans for any values."""
-    store = await open_store(postgres_url, KvQueueSettings())
+    store = await open_store(bare_postgres_url, KvQueueSettings())
     await store.close()
     settings = {**SETTINGS, "plan_cache_mode": "force_generic_plan"}
-    connection = await asyncpg.connect(postgres_url, server_settings=settings)
+    connection = await asyncpg.connect(bare_postgres_url, server_settings=settings)
     yield connection
     await connection.close()
 

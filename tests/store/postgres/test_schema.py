@@ -41,24 +41,26 @@ def settings() -> KvQueueSettings:
 
 
 @pytest.fixture
-async def store(postgres_url: str, settings: KvQueueSettings) -> AsyncIterator[AnyStore]:
-    store = await open_store(postgres_url, settings)
+async def store(bare_postgres_url: str, settings: KvQueueSettings) -> AsyncIterator[AnyStore]:
+    store = await open_store(bare_postgres_url, settings)
     yield store
     await store.close()
 
 
 @pytest.fixture
-async def foreign(postgres_url: str) -> AsyncIterator[Any]:
+async def foreign(bare_postgres_url: str) -> AsyncIterator[Any]:
     """Another program at the tables."""
-    connection = await asyncpg.connect(postgres_url, server_settings={"search_path": "kvqueue"})
+    connection = await asyncpg.connect(
+        bare_postgres_url, server_settings={"search_path": "kvqueue"}
+    )
     yield connection
     await connection.close()
 
 
 @pytest.fixture
-async def sessions(postgres_url: str, settings: KvQueueSettings) -> AsyncIterator[Sessions]:
+async def sessions(bare_postgres_url: str, settings: KvQueueSettings) -> AsyncIterator[Sessions]:
     """Those of newer code that starts."""
-    sessions = Sessions(postgres_url, settings, Patience(lease_s=3))
+    sessions = Sessions(bare_postgres_url, settings, Patience(lease_s=3))
     yield sessions
     await sessions.close()
 
@@ -76,11 +78,11 @@ def visit_all(url: str, schemas: Sequence[str], barrier: Barrier) -> None:
 
 
 async def test_processes_that_start_at_once_make_one_schema(
-    postgres_url: str, foreign: Any
+    bare_postgres_url: str, foreign: Any
 ) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    arguments = (postgres_url, SCHEMAS, context.Barrier(PROCESSES))
+    arguments = (bare_postgres_url, SCHEMAS, context.Barrier(PROCESSES))
     starting = [context.Process(target=visit_all, args=arguments) for _ in range(PROCESSES)]
 
     for process in starting:
@@ -97,11 +99,11 @@ async def test_processes_that_start_at_once_make_one_schema(
 
 
 async def test_other_tables_of_the_database_are_left_alone(
-    postgres_url: str, foreign: Any, settings: KvQueueSettings
+    bare_postgres_url: str, foreign: Any, settings: KvQueueSettings
 ) -> None:
     await foreign.execute("CREATE TABLE public.kvqueue_schema AS SELECT 7 AS id")
 
-    await (await open_store(postgres_url, settings)).close()
+    await (await open_store(bare_postgres_url, settings)).close()
 
     assert await foreign.fetchval("SELECT id FROM public.kvqueue_schema") == 7
     assert await foreign.fetchval("SELECT id FROM kvqueue.kvqueue_schema") == 1
@@ -124,12 +126,12 @@ async def test_older_code_can_start_after_an_additive_migration(
     store: AnyStore,
     sessions: Sessions,
     foreign: Any,
-    postgres_url: str,
+    bare_postgres_url: str,
     settings: KvQueueSettings,
 ) -> None:
     await migrate(sessions, (*KNOWN, NEXT))
 
-    second = await open_store(postgres_url, settings)
+    second = await open_store(bare_postgres_url, settings)
     sent = await send(second, mail())
     found = await claimed_ids(second)
     await second.close()
@@ -160,12 +162,12 @@ async def test_migration_that_fails_leaves_nothing(
 
 
 async def test_code_that_is_too_old_is_refused(
-    store: AnyStore, foreign: Any, postgres_url: str, settings: KvQueueSettings
+    store: AnyStore, foreign: Any, bare_postgres_url: str, settings: KvQueueSettings
 ) -> None:
     await foreign.execute("UPDATE kvqueue_schema SET applied = 12, oldest_code = 9")
 
     with pytest.raises(SchemaTooNewError) as caught:
-        await open_store(postgres_url, settings)
+        await open_store(bare_postgres_url, settings)
 
     assert str(caught.value) == (
         f"The database takes code from schema 9 on, this code knows schema {len(KNOWN)}. "
