@@ -11,6 +11,7 @@ import pytest
 
 from tests.benchmarks import plot, report, rounds
 from tests.benchmarks.goals import GOALS, Goal, of, ratio
+from tests.benchmarks.peers.servers import POSTGRES_URL
 from tests.benchmarks.plan import ROWS, WORKS
 from tests.benchmarks.rounds import Result
 from tests.benchmarks.rows import Figures, Row
@@ -33,7 +34,12 @@ def sample(**rounds_of: list[float]) -> report.Report:
     return report.Report({"machine": "2 cores"}, 3, 1, [floor, ours, peer])
 
 
-def test_quick_run_prints_a_row_for_every_measure_and_writes_its_outputs(tmp_path: Path) -> None:
+def test_quick_run_prints_a_row_for_every_measure_and_writes_its_outputs(
+    tmp_path: Path, shared_postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a server that is there, because starting one for each row takes longer than the rows
+    monkeypatch.setenv(POSTGRES_URL, shared_postgres_url)
+
     ran = run("--quick", "--out", str(tmp_path))
 
     assert ran.returncode == 0, ran.stderr

@@ -105,7 +105,8 @@ def wear(directory: Path, divisor: int) -> Figures:
         async with opened(directory, handled) as ours, ours.handling():
             for _ in range(10):
                 handled.expect(part)
-                await ours.fill(part)
+                await ours.fill(part - 1)
+                await ours.send()  # which wakes the listener: what is put there tells nobody
                 await done.wait()
                 rates.append(handled.rate()["per_s"])
             size = await ours.table_mb()
