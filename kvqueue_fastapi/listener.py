@@ -19,8 +19,9 @@ from kvqueue_fastapi.leases import LeaseKeeper
 from kvqueue_fastapi.message import Hold
 from kvqueue_fastapi.model import Claim, Claimed, Outcome, Settlement, Wanted
 from kvqueue_fastapi.offers import Offers
+from kvqueue_fastapi.prefetch import Prefetch
 from kvqueue_fastapi.redaction import EVERYTHING, Redaction
-from kvqueue_fastapi.rooms import Rooms, is_cut_off
+from kvqueue_fastapi.rooms import Rooms
 from kvqueue_fastapi.runners import Runners
 from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.settings import KvQueueSettings
@@ -67,7 +68,7 @@ class Listener:
         self._waiting: deque[Hold] = deque()
         self._runners = Runners(settings.concurrency, self._waiting, self._handle, self._failed)
         self._quarantined: dict[int, float] = {}
-        self._rooms = Rooms(table, settings)
+        self._rooms = Rooms(table, settings, store.claim_size)
         self._isolation = Isolation(self._rooms, self._runners)
         any_type = settings.unhandled == "fail"
         self._turns = Turns(store, table.types, any_type=any_type)
@@ -75,6 +76,7 @@ class Listener:
         self._dispatcher = Dispatcher(
             table, settings, sender, self._settle_late, self._is_cancelling, redaction
         )
+        self._prefetch = Prefetch(self._rooms, self._claim)
         self._settler = Settler(store, self._holds)
         self._keeper = LeaseKeeper(store, self._holds, settings.lease_s)
         self._wake = asyncio.Event()
@@ -145,6 +147,8 @@ class Listener:
                 pause_s = BACKOFF_S[min(errors, len(BACKOFF_S) - 1)]
                 errors += 1
             await self._pause(pause_s, offering=not errors)
+        with contextlib.suppress(Exception):  # whatever it is, it took nothing
+            self._accept(await self._prefetch.rest())
 
     async def _claim_all(self) -> float:
         """Claim until there is nothing more, or no room. Returns seconds until to look again."""
@@ -154,7 +158,7 @@ class Listener:
         next_due_ms: int | None = None
         while not self._stopping:
             self._rooms.measure()
-            if not self._rooms.limit():
+            if not self._prefetch.is_pending and not self._rooms.limit():
                 self._more = True
                 break
             turn = await self._turns.next(self._rooms.of)
@@ -163,16 +167,15 @@ class Listener:
             for part in self._rooms.parts(turn.wanted):
                 if owed := self._isolation.owed(part):
                     await self._handle_alone(owed)
-                wanted = self._rooms.left(part)
-                limit = self._rooms.limit_of(wanted)
-                claimed = await self._claim(wanted, limit)
+                asked = self._prefetch.take(part)
+                claimed = await asked.answer
                 next_due_ms = claimed.next_due_ms
                 self._accept(claimed.claims)
-                cut_off = cut_off or is_cut_off(wanted, claimed.claims, limit)
+                cut_off = self._prefetch.is_cut_off(asked, claimed) or cut_off
                 if claimed.isolated and await self._handle_alone(claimed.isolated):
                     cut_off = True
                 self._more = self._more or cut_off
-            if turn.last and not cut_off:
+            if turn.last and not cut_off and not self._prefetch.is_pending:
                 break
         return self._until_due_s(next_due_ms)
 
@@ -184,20 +187,21 @@ class Listener:
         if self._isolation.is_crowded_out():
             self._more = True
             return False
+        self._accept(await self._prefetch.rest())
         self._give_back(self._waiting)
         await self._isolation.until_idle()
         # What there is room for now: what was claimed just before may have taken it.
         wanted = self._isolation.admit(types)
         if wanted and not self._stopping and len(self._runners.running) < self._rooms.slots:
-            self._accept((await self._claim(wanted, 1, isolated=True)).claims)
+            request = self._request(wanted, 1)._replace(isolated=True)
+            self._accept((await self._store.claim(request)).claims)
             await self._isolation.until_idle()
         return True
 
-    async def _claim(
-        self, wanted: Sequence[Wanted], limit: int, *, isolated: bool = False
-    ) -> Claimed:
+    async def _claim(self, wanted: Sequence[Wanted], limit: int, *, quarantined: bool) -> Claimed:
         request = self._request(wanted, limit if wanted else 0)
-        return await self._store.claim(request._replace(isolated=isolated))
+        quarantined = quarantined and request.quarantined
+        return await self._store.claim(request._replace(quarantined=quarantined))
 
     def _request(self, wanted: Sequence[Wanted], limit: int) -> ClaimRequest:
         return ClaimRequest(

@@ -11,12 +11,8 @@ from kvqueue_fastapi.settings import KvQueueSettings
 
 AHEAD_S: Final = 0.05
 """Claims wait for a free slot about this long: handlers that are quick get larger batches."""
-MOST_AHEAD: Final = 2
+MOST_AHEAD: Final = 4
 """Times the concurrency: what is claimed ahead at the most."""
-MOST_AT_ONCE: Final = 150
-"""Of one claim. More would not be quicker, and large payloads would pile up in its answer. Above
-all, some 700 objects more than before have Python's garbage collector look; where it does so
-with every claim, it soon looks through the whole app, which stops everything for 20 ms."""
 MEASURE_S: Final = 0.1
 
 
@@ -27,12 +23,18 @@ class Rooms:
     slot gets free. How much is a matter of its pace: as much as it ends in `AHEAD_S`. Types
     with a limit of their own are never claimed ahead.
 
+    Args:
+        table: the handlers of this process.
+        settings: how many of them may run at once.
+        claim_size: how many messages to claim in one go at the most, as the store has it.
+
     Attributes:
         slots: how many handlers may run at once.
     """
 
-    def __init__(self, table: HandlerTable, settings: KvQueueSettings) -> None:
+    def __init__(self, table: HandlerTable, settings: KvQueueSettings, claim_size: int) -> None:
         self._table = table
+        self._claim_size = claim_size
         self.slots = settings.concurrency
         self._threads = settings.sync_concurrency
         self._held = 0
@@ -43,11 +45,16 @@ class Rooms:
         self._ended = 0
         self._measured_at = time.monotonic()
 
-    def limit(self) -> int:
-        """How many to claim in one go now; 0: not worth it yet."""
-        free = self.slots + self._ahead - self._held
+    def limit(self, besides: int = 0) -> int:
+        """How many to claim in one go now; 0: not worth it yet.
+
+        Args:
+            besides: how many may come of a claim that is under way.
+        """
+        free = self.slots + self._ahead - self._held - besides
         # Half a batch at least, unless there is nothing else to do meanwhile.
-        return min(free, MOST_AT_ONCE) if free > self._ahead // 2 else 0
+        least = min(self._ahead, self._claim_size) // 2
+        return min(free, self._claim_size) if free > least else 0
 
     def of(self, message_type: str) -> int:
         """How many of a type there is room for."""
@@ -78,6 +85,10 @@ class Rooms:
         if part and self._is_in_thread(part[0].type):
             return min(self.limit(), self._threads - self._held_in_threads)
         return self.limit()
+
+    def share_slots_alone(self, part: Sequence[Wanted]) -> bool:
+        """Whether these types have no limits but the slots that all of them share."""
+        return all(one.type not in self._limited for one in part)
 
     def take(self, message_type: str) -> None:
         """A message of this type is held now."""

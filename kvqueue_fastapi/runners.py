@@ -73,7 +73,9 @@ class Runners:
         references = sys.getrefcount(task)
         while self._waiting:
             if self._round_is_over():
+                self._beginning.add(task)
                 await asyncio.sleep(0)
+                self._beginning.discard(task)
                 continue
             hold = self.running[task] = self._waiting.popleft()
             # Should this one have to wait for something, another runner goes on.

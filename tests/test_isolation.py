@@ -179,7 +179,7 @@ async def test_who_has_outlasted_one_wait_is_not_waited_for_again(
         await asyncio.Event().wait()
 
     runners = Runners(10, deque([endless]), handle, failed=lambda _hold, _error: None)
-    isolation = Isolation(Rooms(HandlerTable(), KvQueueSettings()), runners)
+    isolation = Isolation(Rooms(HandlerTable(), KvQueueSettings(), claim_size=100), runners)
     runners.start()
     await begun.wait()
 

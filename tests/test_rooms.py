@@ -6,8 +6,10 @@ import pytest
 from kvqueue_fastapi.handlers.marks import Mark
 from kvqueue_fastapi.handlers.parameters import plan_parameters
 from kvqueue_fastapi.handlers.table import HandlerTable, bind_handler
-from kvqueue_fastapi.rooms import MOST_AHEAD, MOST_AT_ONCE, Rooms
+from kvqueue_fastapi.rooms import MOST_AHEAD, Rooms
 from kvqueue_fastapi.settings import KvQueueSettings
+
+CLAIM_SIZE = 150
 
 
 async def on_loop() -> None: ...
@@ -27,7 +29,7 @@ def table_of(**marks: tuple[Callable[..., Any], int | None]) -> HandlerTable:
 
 def rooms_for(concurrency: int = 10, sync_concurrency: int = 3, **marks: Any) -> Rooms:
     settings = KvQueueSettings(concurrency=concurrency, sync_concurrency=sync_concurrency)
-    return Rooms(table_of(**marks), settings)
+    return Rooms(table_of(**marks), settings, CLAIM_SIZE)
 
 
 def test_room_shrinks_with_what_is_held_and_comes_back() -> None:
@@ -92,4 +94,4 @@ def test_a_slow_pace_claims_nothing_ahead(monkeypatch: pytest.MonkeyPatch) -> No
 def test_large_rooms_are_filled_by_several_claims() -> None:
     rooms = rooms_for(concurrency=1_000, mail=(on_loop, None))
 
-    assert (rooms.limit(), rooms.of("mail")) == (MOST_AT_ONCE, 1_000)
+    assert (rooms.limit(), rooms.of("mail")) == (CLAIM_SIZE, 1_000)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import itertools
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -12,7 +13,7 @@ import pytest
 
 from kvqueue_fastapi.message import Hold
 from kvqueue_fastapi.model import Claim
-from kvqueue_fastapi.runners import Runners
+from kvqueue_fastapi.runners import ROUND_S, SPARE, Runners
 
 Handle = Callable[[Hold], Awaitable[None]]
 
@@ -58,6 +59,25 @@ async def test_messages_begin_in_order_and_few_tasks_do_for_many_of_them() -> No
 
     assert begun == list(range(1_000))
     assert len(tasks) < 100
+
+
+async def test_few_tasks_stand_ready_while_one_round_after_another_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = itertools.count()
+    monkeypatch.setattr(
+        "kvqueue_fastapi.runners.time.perf_counter", lambda: next(now) * ROUND_S / 3
+    )
+    most = 0
+
+    async def handle(_: Hold) -> None:
+        nonlocal most
+        most = max(most, len(asyncio.all_tasks()))
+
+    await run(1_000, handle, slots=100)
+
+    # this test's own, the one at it, and those that go on if it has to wait
+    assert most <= 2 + SPARE
 
 
 @pytest.mark.parametrize("slots", [1, 3, 10])

@@ -165,7 +165,7 @@ async def test_no_message_is_claimed_twice_by_many_at_once(store: AnyStore) -> N
     assert sorted(number for batch in batches for number in batch) == ids
 
 
-async def test_claims_of_one_commit_see_what_it_sent_and_settled(store: AnyStore) -> None:
+async def test_claims_beside_sends_and_settlements_bring_each_message_once(store: AnyStore) -> None:
     await send(store, mail())
     (held,) = await claim(store)
 
@@ -175,7 +175,7 @@ async def test_claims_of_one_commit_see_what_it_sent_and_settled(store: AnyStore
         claimed_ids(store),
     )
 
-    assert found == [held.id, *sent]
+    assert sorted([*found, *await claimed_ids(store)]) == [held.id, *sent]
 
 
 async def test_every_claim_has_a_token_of_its_own(store: AnyStore, clock: ManualClock) -> None:
@@ -253,3 +253,13 @@ async def test_claim_tells_whether_it_made_something_ready(
 
     assert not before.made_ready
     assert [one.made_ready for one in answers] == [True, False]
+
+
+async def test_claims_at_once_are_answered_in_the_order_in_which_they_began(
+    store: AnyStore,
+) -> None:
+    ids = await send(store, *(mail() for _ in range(30)))
+
+    found = await asyncio.gather(*(claimed_ids(store, limit=10) for _ in range(3)))
+
+    assert found == [ids[:10], ids[10:20], ids[20:]]

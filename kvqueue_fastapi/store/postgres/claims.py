@@ -1,5 +1,6 @@
 """Messages on their way out: what is due, in whose hands, until when."""
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable
 
@@ -39,11 +40,19 @@ class Claims:
         self._sessions = sessions
         self._undertaker = undertaker
         self._moment = moment
+        self._turn = asyncio.Lock()
         self._doubtful: set[int] = set()
         self._remembered: tuple[float, Readiness] | None = None
 
     async def claim(self, request: ClaimRequest) -> tuple[Claimed, bool]:
-        """Take what is due. Returns it, and whether others may have missed what is left."""
+        """Take what is due. Returns it, and whether others may have missed what is left.
+
+        One after another, because of two at a time the second could take what comes first.
+        """
+        async with self._turn:
+            return await self._claim(request)
+
+    async def _claim(self, request: ClaimRequest) -> tuple[Claimed, bool]:
         moment = self._moment()
         claimed_at = time.monotonic()
         readiness, made_ready = self._known(moment), False

@@ -41,6 +41,8 @@ Wake = Callable[[], None]
 class PostgresStore:
     """A store in one schema of a PostgreSQL database."""
 
+    claim_size = 150  # which come one claim after another
+
     def __init__(self, url: str, settings: KvQueueSettings, clock: Clock | None) -> None:
         self._clock = clock
         self._retention_ms = round(settings.dead_letter_retention_s * 1000)

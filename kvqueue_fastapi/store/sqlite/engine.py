@@ -73,6 +73,8 @@ class SystemClock:
 class SqliteStore:
     """A store in one SQLite file, or in memory."""
 
+    claim_size = 100  # of which two may be in one commit
+
     def __init__(self, path: str, settings: KvQueueSettings, clock: Clock) -> None:
         self._path = path
         self._file = None if path == MEMORY else OpenFile(path)
