@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, NamedTuple
 
 from kvqueue_fastapi.model import Claimed
 from kvqueue_fastapi.store.base import ClaimRequest
@@ -10,9 +11,11 @@ from kvqueue_fastapi.store.postgres import statements as sql
 from kvqueue_fastapi.store.postgres.connection import OwnSession, Session, is_cut
 from kvqueue_fastapi.store.postgres.leases import Undertaker, new_token
 from kvqueue_fastapi.store.postgres.picks import (
+    Head,
     Moment,
     Readiness,
     Taken,
+    heads,
     isolated_of,
     probe,
     promote_due,
@@ -21,8 +24,30 @@ from kvqueue_fastapi.store.postgres.picks import (
 )
 from kvqueue_fastapi.store.postgres.sessions import Sessions, Transaction
 
-REMEMBERED_S = 0.03
-"""While claims are full, what is due is looked for so often, and not before each of them."""
+REMEMBERED_S: Final = 0.03
+"""While claims are full, what there is to claim is looked for so often at the most, and not
+before each of them: what is due, what comes before what was found, what is of another type."""
+MOST_REMEMBERED_S: Final = 1.0
+"""So often at the least, however long a look takes."""
+LOOK_SHARE: Final = 0.1
+"""Of the time."""
+
+
+class _Known(NamedTuple):
+    """What a look has shown.
+
+    Attributes:
+        until: when it is worth another look, on `time.monotonic`.
+        heads: where the ready messages of each type began, of those that had any.
+    """
+
+    until: float
+    readiness: Readiness
+    heads: Mapping[str, Head]
+
+    def narrowed(self, request: ClaimRequest) -> ClaimRequest:
+        """The request, for those types alone of which there were some."""
+        return request._replace(wanted=[one for one in request.wanted if one.type in self.heads])
 
 
 class Claims:
@@ -42,7 +67,7 @@ class Claims:
         self._moment = moment
         self._turn = asyncio.Lock()
         self._doubtful: set[int] = set()
-        self._remembered: tuple[float, Readiness] | None = None
+        self._remembered: _Known | None = None
 
     async def claim(self, request: ClaimRequest) -> tuple[Claimed, bool]:
         """Take what is due. Returns it, and whether others may have missed what is left.
@@ -54,22 +79,23 @@ class Claims:
 
     async def _claim(self, request: ClaimRequest) -> tuple[Claimed, bool]:
         moment = self._moment()
-        claimed_at = time.monotonic()
-        readiness, made_ready = self._known(moment), False
-        looked = readiness is None
-        if readiness is None:
+        began = claimed_at = time.monotonic()
+        known, made_ready = self._known(moment), False
+        if known is None:
             readiness, made_ready = await self._make_ready(moment)
             claimed_at = time.monotonic()
-        taken = await self._take(request, readiness, moment)
-        is_full = len(taken.claims) >= request.limit > 0
-        if is_full and looked:
-            self._remember(readiness)
-        elif not is_full and not looked:
-            # There was less than it seemed, so it is worth a look at what else there is.
-            self._remembered = None
-            readiness, made_ready = await self._make_ready(moment)
-            more = await self._take(without(request, taken.claims), readiness, moment)
-            taken = Taken([*taken.claims, *more.claims], more.wanted, more.left_over)
+            taken = await self._take(request, readiness, moment)
+            if _is_full(taken, request):
+                await self._remember(request, readiness, began)
+        else:
+            readiness = known.readiness
+            taken = await self._take(known.narrowed(request), readiness, moment, known.heads)
+            if not _is_full(taken, request):
+                # There was less than it seemed, so it is worth a look at what else there is.
+                self._remembered = None
+                readiness, made_ready = await self._make_ready(moment)
+                more = await self._take(without(request, taken.claims), readiness, moment)
+                taken = Taken([*taken.claims, *more.claims], more.wanted, more.left_over)
         isolated: list[str] = []
         if readiness.any_isolated and not request.isolated:
             isolated = await self._sessions.attempt(
@@ -101,17 +127,21 @@ class Claims:
         claimed = Claimed(taken.claims, readiness.wait_ms, claimed_at, isolated, made_ready)
         return claimed, taken.left_over
 
-    def _known(self, moment: Moment) -> Readiness | None:
+    def _known(self, moment: Moment) -> _Known | None:
         """What the last look has shown, if one claim after another is full since, for a moment."""
         if moment.now_ms is not None or self._remembered is None:
             return None
-        until, readiness = self._remembered
-        return readiness if time.monotonic() < until else None
+        return self._remembered if time.monotonic() < self._remembered.until else None
 
-    def _remember(self, readiness: Readiness) -> None:
-        wait_ms = readiness.wait_ms
-        for_s = REMEMBERED_S if wait_ms is None else min(REMEMBERED_S, wait_ms / 1000)
-        self._remembered = (time.monotonic() + for_s, readiness)
+    async def _remember(self, request: ClaimRequest, readiness: Readiness, began: float) -> None:
+        places = await self._sessions.attempt(lambda session: heads(session, request.wanted))
+        now = time.monotonic()
+        # Where a transaction that stays open elsewhere keeps what was handled in the index, a
+        # look may take long, and is to take no more than its share of the time.
+        for_s = min(max(REMEMBERED_S, (now - began) / LOOK_SHARE), MOST_REMEMBERED_S)
+        if readiness.wait_ms is not None:
+            for_s = min(for_s, readiness.wait_ms / 1000)
+        self._remembered = _Known(now + for_s, readiness, places)
 
     async def ready_types(self, after: str, limit: int) -> tuple[list[str], bool]:
         """Types with something to claim, in order, and whether some was made claimable now."""
@@ -143,13 +173,19 @@ class Claims:
             readiness = readiness._replace(lease_ends_in_ms=spared_ms)
         return readiness, made_ready
 
-    async def _take(self, request: ClaimRequest, readiness: Readiness, moment: Moment) -> Taken:
+    async def _take(
+        self,
+        request: ClaimRequest,
+        readiness: Readiness,
+        moment: Moment,
+        behind: Mapping[str, Head] | None = None,
+    ) -> Taken:
         async def work(session: OwnSession) -> Taken:
             await self._give_back_doubtful(session)
             # Another one for each attempt: what was doubtful must never be what is held.
             token = new_token()
             try:
-                return await take(session, request, readiness, token, moment)
+                return await take(session, request, readiness, token, moment, behind)
             except BaseException as error:
                 if is_cut(error):
                     # What it took, if it did, goes back before the next one.
@@ -163,3 +199,7 @@ class Claims:
         if doubtful:
             await session.fetch(sql.RELEASE_TOKENS, doubtful)
             self._doubtful.difference_update(doubtful)
+
+
+def _is_full(taken: Taken, request: ClaimRequest) -> bool:
+    return len(taken.claims) >= request.limit > 0

@@ -1,6 +1,6 @@
 """The statements of a claim: what there is, what is due, what is taken."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from kvqueue_fastapi.model import Claim, Wanted
@@ -48,6 +48,13 @@ class Readiness(NamedTuple):
         return self.wait_ms == 0
 
 
+class Head(NamedTuple):
+    """Where the ready messages of a type began."""
+
+    priority: int
+    due_at_ms: int
+
+
 class Taken(NamedTuple):
     """What a claim took.
 
@@ -73,10 +80,30 @@ async def promote_due(session: Session, moment: Moment) -> None:
     await session.fetch(sql.PROMOTE_DUE, moment.now_ms, PROMOTION_SLICE)
 
 
+async def heads(session: Session, wanted: Sequence[Wanted]) -> dict[str, Head]:
+    """Where the ready messages of each type begin; types that have none are missing."""
+    rows = await session.fetch(sql.HEADS, [one.type for one in wanted])
+    return {kind: Head(*place) for kind, *place in rows}
+
+
 async def take(
-    session: Session, request: ClaimRequest, readiness: Readiness, token: int, moment: Moment
+    session: Session,
+    request: ClaimRequest,
+    readiness: Readiness,
+    token: int,
+    moment: Moment,
+    behind: Mapping[str, Head] | None = None,
 ) -> Taken:
-    """Take what is ready: the quarantined one first, then the others as they take turns."""
+    """Take what is ready: the quarantined one first, then the others as they take turns.
+
+    Args:
+        session: where.
+        request: what to take.
+        readiness: what there may be.
+        token: of the claims.
+        moment: when.
+        behind: where each wanted type begins at the earliest; None: wherever it does.
+    """
     if request.isolated:
         if not readiness.any_isolated:
             return Taken([])
@@ -91,15 +118,12 @@ async def take(
     left_over = bool(claims) and len(wanted) > 1
     if request.limit <= 0:
         return Taken(claims, wanted, left_over)
-    rows = await session.fetch(
-        sql.CLAIM,
-        *_asked(wanted),
-        token,
-        request.listener_id,
-        request.lease_ms,
-        moment.steady_ms,
-        request.limit,
-    )
+    claiming = (token, request.listener_id, request.lease_ms, moment.steady_ms, request.limit)
+    if behind is None:
+        rows = await session.fetch(sql.CLAIM, *_asked(wanted), *claiming)
+    else:
+        places = columns([behind[one.type] for one in wanted], 2)
+        rows = await session.fetch(sql.CLAIM_BEHIND, *_asked(wanted), *claiming, *places)
     ready = list(map(Claim._make, rows))
     left_over = left_over or (len(wanted) > 1 and len(ready) == request.limit)
     return Taken(claims + ready, wanted, left_over)

@@ -121,15 +121,18 @@ UPDATE {{schema}}.kvqueue_messages AS message
 RETURNING message.id, message.token, message.type, message.data, message.attempt,
           message.crashes, message.sent_at_ms, message.ordering_key, message.options
 """
-# Types take turns: the first of each, then the second of each.
-CLAIM: Final = f"""
-WITH wanted AS MATERIALIZED (SELECT asked.* FROM {_ASKED} WHERE {_MAY_BE_CLAIMED}),
+
+
+def _claim(asked: str, *, behind: str = "") -> str:
+    # Types take turns: the first of each, then the second of each.
+    return f"""
+WITH wanted AS MATERIALIZED (SELECT asked.* FROM {asked} WHERE {_MAY_BE_CLAIMED}),
 candidate AS MATERIALIZED (
     SELECT ready.id, ready.turn, wanted.position
       FROM wanted CROSS JOIN LATERAL (
            SELECT id, row_number() OVER () AS turn
              FROM (SELECT id FROM {{schema}}.kvqueue_messages
-                    WHERE state = 0 AND type = wanted.type
+                    WHERE state = 0 AND type = wanted.type {behind}
                     ORDER BY priority DESC, due_at_ms, id
                     LIMIT least(wanted.room, $7) FOR UPDATE SKIP LOCKED) AS first) AS ready),
 picked AS MATERIALIZED (
@@ -137,6 +140,23 @@ picked AS MATERIALIZED (
      ORDER BY turn, position LIMIT $7),
 taken AS ({_TAKE})
 SELECT taken.* FROM taken JOIN picked USING (id) ORDER BY picked.place
+"""
+
+
+CLAIM: Final = _claim(_ASKED)
+# From where the last look found the first of each: what was handled since then leaves entries in
+# the index that every claim would go through, until they are cleaned up.
+CLAIM_BEHIND: Final = _claim(
+    "unnest($1::text[], $2::int[], $8::int[], $9::bigint[]) WITH ORDINALITY"
+    " AS asked (type, room, priority, due_at_ms, position)",
+    behind="AND priority = wanted.priority AND due_at_ms >= wanted.due_at_ms",
+)
+HEADS: Final = """
+SELECT asked.type, head.priority, head.due_at_ms
+  FROM unnest($1::text[]) AS asked (type) CROSS JOIN LATERAL (
+       SELECT priority, due_at_ms FROM {schema}.kvqueue_messages
+        WHERE state = 0 AND type = asked.type
+        ORDER BY priority DESC, due_at_ms, id LIMIT 1) AS head
 """
 
 
