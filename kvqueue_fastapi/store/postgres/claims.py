@@ -75,7 +75,12 @@ class Claims:
         One after another, because of two at a time the second could take what comes first.
         """
         async with self._turn:
-            return await self._claim(request)
+            claimed, left_over = await self._claim(request)
+        # The next claim is on its way to the server while this one is written into the book.
+        await asyncio.sleep(0)
+        if request.taken is not None:
+            request.taken(claimed)
+        return claimed, left_over
 
     async def _claim(self, request: ClaimRequest) -> tuple[Claimed, bool]:
         moment = self._moment()
@@ -102,8 +107,6 @@ class Claims:
                 lambda session: isolated_of(session, taken.wanted)
             )
         claimed = Claimed(taken.claims, readiness.wait_ms, claimed_at, isolated, made_ready)
-        if request.taken is not None:
-            request.taken(claimed)
         return claimed, taken.left_over
 
     def doubt(self, tokens: Iterable[int]) -> None:
