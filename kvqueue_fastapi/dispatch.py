@@ -106,15 +106,21 @@ class Dispatcher:
         # A thread cannot await a commit, and would drop it unseen.
         sender = self._sender if handler.is_async else None
         message = Message(hold, payload, options.headers or _NO_HEADERS, sender)
+        ended = True
         try:
-            ended = await self._run(handler, hold, payload, message, options)
+            if handler.is_async and handler.timeout_s is None and not handler.asks_container:
+                # what most handlers are: each call in between would cost more than they do
+                await self._await(handler, payload, message)
+            else:
+                ended = await self._run(handler, hold, payload, message, options)
         except BaseException as error:
             if isinstance(error, GeneratorExit) and _loop_is_gone():
                 raise
             # No handler may stop the listener, whatever it raises.
             await _settling_ended(hold)
             return self._ended_by(error, handler, hold, options)
-        await _settling_ended(hold)
+        if hold.settling is not None:
+            await _settling_ended(hold)
         return _done(claim) if ended and not hold.settled else None
 
     def _ended_by(

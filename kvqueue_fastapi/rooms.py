@@ -109,6 +109,8 @@ class Rooms:
 
     def _count(self, message_type: str, change: int) -> None:
         self._held += change
+        if not self._limited:
+            return
         if handler := self._limited.get(message_type):
             self._held_of[message_type] += change
             if not handler.is_async:
