@@ -5,7 +5,9 @@ flood of them holds up no settlement.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from kvqueue_fastapi.errors import KvQueueError, StoreBusyError
@@ -23,13 +25,18 @@ from kvqueue_fastapi.store.postgres.batch import (
 from kvqueue_fastapi.store.postgres.claims import Claims
 from kvqueue_fastapi.store.postgres.connection import OwnSession
 from kvqueue_fastapi.store.postgres.database_loop import DatabaseLoop
+from kvqueue_fastapi.store.postgres.held_up import HeldPart, HeldUp, needed_by, needs_any
 from kvqueue_fastapi.store.postgres.ids import Ids
 from kvqueue_fastapi.store.postgres.leases import new_token
+from kvqueue_fastapi.store.postgres.locks import HeldUpError, lock_free
 from kvqueue_fastapi.store.postgres.sessions import Sessions, Transaction
 from kvqueue_fastapi.store.writer import WriteBatch, Writer
 
 ROW_BYTES: Final = 256
 """About what a message takes beside its payload."""
+SHORTEST_REST_S: Final = 0.001
+LONGEST_REST_S: Final = 0.02
+"""How often locks that others hold are tried again, when they are held for long."""
 
 
 class Written(NamedTuple):
@@ -124,6 +131,7 @@ class Lanes:
         tell: Tell,
         ring: Ring,
     ) -> None:
+        self._database = database
         self._sessions = sessions
         self._batch = batch
         self._claims = claims
@@ -133,6 +141,8 @@ class Lanes:
         self._ring = ring
         self._loop = asyncio.get_running_loop()
         self.offers = Offers()
+        self._held_up = HeldUp()
+        self._is_retrying = False
         self._sends = Lane(database, self._write)
         self._writes = Lane(database, self._write)
         self._settlements = Lane(database, self._write)
@@ -156,7 +166,16 @@ class Lanes:
 
     async def settle_now(self, settlements: Sequence[Settlement]) -> list[bool]:
         """`settle`, from within the database's event loop."""
-        answer = (await self._apply([SettleRequest(settlements)]))[0]
+        began = time.monotonic()
+        while True:
+            try:
+                answer = (await self._apply([SettleRequest(settlements)]))[0]
+            except HeldUpError:
+                if self._has_waited_since(began):
+                    raise
+                await asyncio.sleep(LONGEST_REST_S)
+            else:
+                break
         if isinstance(answer, Exception):
             raise answer
         held: list[bool] = answer
@@ -170,13 +189,35 @@ class Lanes:
 
     async def _write(self, writer: Writer[Request]) -> None:
         batch = writer.take()
-        if not batch.requests:  # who asked was cancelled, or has the answer of those before
+        left, numbers = await self._write_free(writer, batch, self._held_up.numbers())
+        if left.requests:
+            self._held_up.add(HeldPart(writer, left, numbers))
+            if not self._is_retrying:
+                self._is_retrying = True
+                self._database.keep(self._retry_held_up())
+
+    async def _write_free(
+        self, writer: Writer[Request], batch: WriteBatch[Request], numbers: frozenset[int]
+    ) -> tuple[WriteBatch[Request], frozenset[int]]:
+        """Write what needs neither these locks nor others that somebody else holds.
+
+        Returns: what is left, which has no answer yet, and the locks that it waits for.
+        """
+        left = batch.part(partial(needs_any, numbers=numbers))
+        if not batch.requests:  # who asked was cancelled, has the answer of those before, or waits
             self._on_loop(lambda: writer.answer(batch, ()))
-            return
+            return left, numbers & needed_by(left.requests)
         taken_up: list[Callable[[], None]] = []
         try:
             taken_up = self.offers.take_up(batch)
-            answers = await self._apply(batch.requests)
+            while True:
+                try:
+                    answers = await self._apply(batch.requests)
+                except HeldUpError as error:
+                    left.add(batch.part(partial(needs_any, numbers=error.numbers)))
+                    numbers |= error.numbers
+                else:
+                    break
         except BaseException as error:  # noqa: BLE001 because it is every caller's answer
             if isinstance(error, StoreBusyError):
                 writer.join(batch)
@@ -186,6 +227,35 @@ class Lanes:
             written = _written(batch.requests, answers)
             self._ring(written)
         self._on_loop(lambda: self._answer(writer, batch, written, taken_up))
+        return left, numbers & needed_by(left.requests)
+
+    async def _retry_held_up(self) -> None:
+        """Write what is held up as soon as it can be, or give it up when patience ends."""
+        rest_s = SHORTEST_REST_S
+        try:
+            while self._held_up:
+                await asyncio.sleep(rest_s)
+                rest_s = min(2 * rest_s, LONGEST_REST_S)
+                for part in self._held_up:
+                    before = self._held_up.numbers(part)
+                    left, numbers = await self._write_free(part.writer, part.batch, before)
+                    part.batch, part.numbers = left, numbers
+                    if left.requests and self._has_waited_since(part.since):
+                        self._give_up(part.writer, left, HeldUpError(numbers))
+                    elif left.requests:
+                        continue
+                    self._held_up.remove(part)
+                    rest_s = SHORTEST_REST_S
+        finally:
+            self._is_retrying = False
+
+    def _give_up(
+        self, writer: Writer[Request], batch: WriteBatch[Request], error: HeldUpError
+    ) -> None:
+        self._on_loop(lambda: writer.answer(batch, [error] * len(batch.futures)))
+
+    def _has_waited_since(self, began: float) -> bool:
+        return time.monotonic() - began >= self._sessions.patience.seconds
 
     def _answer(
         self,
@@ -241,7 +311,7 @@ class Lanes:
 
         async def change(session: Any) -> list[Any]:
             if not only_sent:
-                return await self._batch.apply(session, changes, now_ms, ids)
+                return await self._batch.apply(session, changes, now_ms, ids, lock_free)
             await self._send(session, changes, ids, now_ms)
             return [Committed(True, own) for own in ids]
 
@@ -303,7 +373,7 @@ class Lanes:
         for change, own in zip(changes, ids, strict=True):
             # Patience is for all of them together, not for each.
             answers.append(busy or await self._alone([change], [own], []))
-            if isinstance(answers[-1], StoreBusyError):
+            if isinstance(answers[-1], StoreBusyError) and not isinstance(answers[-1], HeldUpError):
                 busy = answers[-1]
         return [await self._alone([], [], [one]) for one in claims] + answers
 

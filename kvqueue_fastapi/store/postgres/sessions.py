@@ -215,6 +215,8 @@ class Sessions:
                 result = await once()
             except Exception as error:
                 self._note(error)
+                if isinstance(error, KvQueueError):
+                    raise
                 if not may_pass(error):
                     raise store_error(error, self.server) from error
                 if time.monotonic() - began >= self.patience.seconds:

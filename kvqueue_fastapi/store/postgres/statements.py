@@ -29,6 +29,15 @@ SELECT coalesce($1::bigint, (extract(epoch FROM clock_timestamp()) * 1000)::bigi
   FROM (SELECT count(pg_advisory_xact_lock($2, number)) FROM unnest($3::int[]) AS number) AS locked
 """
 
+# The same without a wait, but for the locks of the third list: which of the fourth others hold.
+LOCK_FREE: Final = """
+SELECT coalesce($1::bigint, (extract(epoch FROM clock_timestamp()) * 1000)::bigint),
+       pg_current_xact_id()::text,
+       ARRAY(SELECT number FROM unnest($4::int[]) AS number
+              WHERE NOT pg_try_advisory_xact_lock($2, number))
+  FROM (SELECT count(pg_advisory_xact_lock($2, number)) FROM unnest($3::int[]) AS number) AS locked
+"""
+
 # --- sending -------------------------------------------------------------------------------
 
 RESERVE_IDS: Final = "SELECT nextval('{schema}.kvqueue_id_blocks') FROM generate_series(1, $1::int)"
