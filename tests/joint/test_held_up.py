@@ -106,7 +106,7 @@ async def test_cancelled_caller_withdraws_from_the_line(store: PostgresStore, ot
     async with other.transaction():
         first = await store.send_within(other, [of(HELD)])
         waiting = sending(store, of(HELD))
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.3)
         waiting.cancel()
         await asyncio.wait([waiting])
     after = await send(store, of(HELD))

@@ -28,7 +28,7 @@ from kvqueue_fastapi.store.postgres.database_loop import DatabaseLoop
 from kvqueue_fastapi.store.postgres.held_up import HeldPart, HeldUp, needed_by, needs_any
 from kvqueue_fastapi.store.postgres.ids import Ids
 from kvqueue_fastapi.store.postgres.leases import new_token
-from kvqueue_fastapi.store.postgres.locks import HeldUpError, lock_free
+from kvqueue_fastapi.store.postgres.locks import HeldUpError, Lock, lock_free, lock_soon
 from kvqueue_fastapi.store.postgres.sessions import Sessions, Transaction
 from kvqueue_fastapi.store.writer import WriteBatch, Writer
 
@@ -189,7 +189,7 @@ class Lanes:
 
     async def _write(self, writer: Writer[Request]) -> None:
         batch = writer.take()
-        left, numbers = await self._write_free(writer, batch, self._held_up.numbers())
+        left, numbers = await self._write_free(writer, batch, self._held_up.numbers(), lock_soon)
         if left.requests:
             self._held_up.add(HeldPart(writer, left, numbers))
             if not self._is_retrying:
@@ -197,9 +197,19 @@ class Lanes:
                 self._database.keep(self._retry_held_up())
 
     async def _write_free(
-        self, writer: Writer[Request], batch: WriteBatch[Request], numbers: frozenset[int]
+        self,
+        writer: Writer[Request],
+        batch: WriteBatch[Request],
+        numbers: frozenset[int],
+        lock: Lock = lock_free,
     ) -> tuple[WriteBatch[Request], frozenset[int]]:
         """Write what needs neither these locks nor others that somebody else holds.
+
+        Args:
+            writer: whose batch it is.
+            batch: what to write.
+            numbers: of the locks.
+            lock: takes those that it needs, at first; then `lock_free` does.
 
         Returns: what is left, which has no answer yet, and the locks that it waits for.
         """
@@ -212,8 +222,9 @@ class Lanes:
             taken_up = self.offers.take_up(batch)
             while True:
                 try:
-                    answers = await self._apply(batch.requests)
+                    answers = await self._apply(batch.requests, lock)
                 except HeldUpError as error:
+                    lock = lock_free
                     left.add(batch.part(partial(needs_any, numbers=error.numbers)))
                     numbers |= error.numbers
                 else:
@@ -275,13 +286,13 @@ class Lanes:
         except RuntimeError:  # it was closed: nobody is left there
             return
 
-    async def _apply(self, requests: Sequence[Request]) -> list[Any]:
+    async def _apply(self, requests: Sequence[Request], lock: Lock = lock_free) -> list[Any]:
         changes = [one for one in requests if not isinstance(one, ClaimRequest)]
         claims = [one for one in requests if isinstance(one, ClaimRequest)]
         counts = [len(one.sends) if isinstance(one, AtomicWrite) else 0 for one in changes]
         ids = await self._number(counts)
         try:
-            answers = await self._together(changes, ids, claims)
+            answers = await self._together(changes, ids, claims, lock)
         except KvQueueError as error:
             if len(requests) == 1 or not _is_of_one(error):
                 raise
@@ -302,6 +313,7 @@ class Lanes:
         changes: Sequence[Change],
         ids: Sequence[Sequence[int]],
         claims: Sequence[ClaimRequest],
+        lock: Lock = lock_free,
     ) -> list[Any]:
         """Offers first among the answers, but last in the transaction: they see all of it."""
         if not claims and all(map(is_only_done, changes)):
@@ -311,7 +323,7 @@ class Lanes:
 
         async def change(session: Any) -> list[Any]:
             if not only_sent:
-                return await self._batch.apply(session, changes, now_ms, ids, lock_free)
+                return await self._batch.apply(session, changes, now_ms, ids, lock)
             await self._send(session, changes, ids, now_ms)
             return [Committed(True, own) for own in ids]
 

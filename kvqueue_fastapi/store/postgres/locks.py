@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple, Protocol
 from zlib import crc32
 
+import asyncpg
+
 from kvqueue_fastapi.errors import StoreBusyError
 from kvqueue_fastapi.store.postgres import statements as sql
 from kvqueue_fastapi.store.postgres.connection import Session
@@ -22,11 +24,15 @@ VERSIONS: Final = VACUUM + 1
 """The last one, because all who write keys want it: who has it waits for nobody else's."""
 
 
+_SOON: Final = "100ms"
+"""Others have a lock for a commit, which takes some milliseconds."""
+
+
 class HeldUpError(StoreBusyError):
     """Some locks are held by others; nothing was done.
 
     Attributes:
-        numbers: of these locks.
+        numbers: of these locks; none: it is not known which they are.
     """
 
     def __init__(self, numbers: Iterable[int]) -> None:
@@ -79,6 +85,22 @@ async def lock(session: Session, schema: str, numbers: Iterable[int], now_ms: in
     wanted = sorted(set(numbers))
     (row,) = await session.fetch(sql.LOCK, now_ms, space(schema), wanted)
     return Locked(*row)
+
+
+async def lock_soon(
+    session: Session, schema: str, numbers: Iterable[int], now_ms: int | None
+) -> Locked:
+    """Wait for locks as long as others usually have them.
+
+    Raises:
+        HeldUpError: others have some of them for longer; which of them is not known.
+    """
+    wanted = sorted(set(numbers))
+    try:
+        (row,) = await session.fetch(sql.LOCK_SOON, now_ms, space(schema), wanted, _SOON)
+    except asyncpg.LockNotAvailableError as error:
+        raise HeldUpError(()) from error
+    return Locked(*row[:2])
 
 
 async def lock_free(
