@@ -181,14 +181,14 @@ class Claims:
         request: ClaimRequest,
         readiness: Readiness,
         moment: Moment,
-        behind: Mapping[str, Head] | None = None,
+        firsts: Mapping[str, Head] | None = None,
     ) -> Taken:
         async def work(session: OwnSession) -> Taken:
             await self._give_back_doubtful(session)
             # Another one for each attempt: what was doubtful must never be what is held.
             token = new_token()
             try:
-                return await take(session, request, readiness, token, moment, behind)
+                return await take(session, request, readiness, token, moment, firsts)
             except BaseException as error:
                 if is_cut(error):
                     # What it took, if it did, goes back before the next one.

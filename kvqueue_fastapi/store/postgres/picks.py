@@ -92,7 +92,7 @@ async def take(
     readiness: Readiness,
     token: int,
     moment: Moment,
-    behind: Mapping[str, Head] | None = None,
+    firsts: Mapping[str, Head] | None = None,
 ) -> Taken:
     """Take what is ready: the quarantined one first, then the others as they take turns.
 
@@ -102,7 +102,7 @@ async def take(
         readiness: what there may be.
         token: of the claims.
         moment: when.
-        behind: where each wanted type begins at the earliest; None: wherever it does.
+        firsts: where each wanted type begins at the earliest; None: wherever it does.
     """
     if request.isolated:
         if not readiness.any_isolated:
@@ -119,11 +119,11 @@ async def take(
     if request.limit <= 0:
         return Taken(claims, wanted, left_over)
     claiming = (token, request.listener_id, request.lease_ms, moment.steady_ms, request.limit)
-    if behind is None:
+    if firsts is None:
         rows = await session.fetch(sql.CLAIM, *_asked(wanted), *claiming)
     else:
-        places = columns([behind[one.type] for one in wanted], 2)
-        rows = await session.fetch(sql.CLAIM_BEHIND, *_asked(wanted), *claiming, *places)
+        places = columns([firsts[one.type] for one in wanted], 2)
+        rows = await session.fetch(sql.CLAIM_FROM_HEADS, *_asked(wanted), *claiming, *places)
     ready = list(map(Claim._make, rows))
     left_over = left_over or (len(wanted) > 1 and len(ready) == request.limit)
     return Taken(claims + ready, wanted, left_over)

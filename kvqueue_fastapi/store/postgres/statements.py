@@ -143,7 +143,14 @@ RETURNING message.id, message.token, message.type, message.data, message.attempt
 """
 
 
-def _claim(asked: str, *, behind: str = "") -> str:
+def _claim(*, from_heads: bool) -> str:
+    asked, from_head = _ASKED, ""
+    if from_heads:
+        asked = (
+            "unnest($1::text[], $2::int[], $8::int[], $9::bigint[]) WITH ORDINALITY"
+            " AS asked (type, room, priority, due_at_ms, position)"
+        )
+        from_head = "AND priority = wanted.priority AND due_at_ms >= wanted.due_at_ms"
     # Types take turns: the first of each, then the second of each.
     return f"""
 WITH wanted AS MATERIALIZED (SELECT asked.* FROM {asked} WHERE {_MAY_BE_CLAIMED}),
@@ -152,7 +159,7 @@ candidate AS MATERIALIZED (
       FROM wanted CROSS JOIN LATERAL (
            SELECT id, row_number() OVER () AS turn
              FROM (SELECT id FROM {{schema}}.kvqueue_messages
-                    WHERE state = 0 AND type = wanted.type {behind}
+                    WHERE state = 0 AND type = wanted.type {from_head}
                     ORDER BY priority DESC, due_at_ms, id
                     LIMIT least(wanted.room, $7) FOR UPDATE SKIP LOCKED) AS first) AS ready),
 picked AS MATERIALIZED (
@@ -163,14 +170,10 @@ SELECT taken.* FROM taken JOIN picked USING (id) ORDER BY picked.place
 """
 
 
-CLAIM: Final = _claim(_ASKED)
+CLAIM: Final = _claim(from_heads=False)
 # From where the last look found the first of each: what was handled since then leaves entries in
 # the index that every claim would go through, until they are cleaned up.
-CLAIM_BEHIND: Final = _claim(
-    "unnest($1::text[], $2::int[], $8::int[], $9::bigint[]) WITH ORDINALITY"
-    " AS asked (type, room, priority, due_at_ms, position)",
-    behind="AND priority = wanted.priority AND due_at_ms >= wanted.due_at_ms",
-)
+CLAIM_FROM_HEADS: Final = _claim(from_heads=True)
 HEADS: Final = """
 SELECT asked.type, head.priority, head.due_at_ms
   FROM unnest($1::text[]) AS asked (type) CROSS JOIN LATERAL (

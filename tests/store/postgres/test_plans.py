@@ -18,10 +18,23 @@ SELECT nextval('kvqueue.kvqueue_id_blocks') * 1000, $1, '{}', $2, 7, 1000 + n, $
   FROM generate_series(1, $4::int) AS n
 """
 IDS = list(range(1_000, 101_000, 1_000))
+DUE = "the first that is due"
 ON_THE_PATH: dict[str, tuple[Any, ...]] = {
     "PROBE": (None, None),
     "PROMOTE_DUE": (None, 100),
     "CLAIM": (["mail", "other"], [100, 100], 5, 1, 30_000, None, 100),
+    "CLAIM_FROM_HEADS": (
+        ["mail", "other"],
+        [100, 100],
+        5,
+        1,
+        30_000,
+        None,
+        100,
+        [0, 0],
+        DUE,
+    ),
+    "HEADS": (["mail", "other"],),
     "CLAIM_QUARANTINED": (["mail"], [100], 5, 1, 30_000, None),
     "CLAIM_ISOLATED": (["mail"], [100], 5, 1, 30_000, None),
     "ISOLATED_OF": (["mail"], [100]),
@@ -64,10 +77,11 @@ def parts(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from parts(part)
 
 
-async def explained(connection: Any, name: str) -> dict[str, Any]:
+async def explained(connection: Any, name: str, first_due: int = 1_100) -> dict[str, Any]:
     """Runs it, and takes back what it did."""
     statement = in_schema(getattr(sql, name), '"kvqueue"')
-    values = ", ".join(map(_literal, ON_THE_PATH[name]))
+    given = [[first_due] * 2 if value == DUE else value for value in ON_THE_PATH[name]]
+    values = ", ".join(map(_literal, given))
     transaction = connection.transaction()
     await transaction.start()
     try:
@@ -118,3 +132,33 @@ async def test_no_statement_reads_more_pages_when_more_wait(connection: Any, nam
 
     # A level more of an index costs a page for each row.
     assert read[1] <= 2 * read[0] + 40
+
+
+async def test_claim_from_heads_reads_no_page_of_what_was_handled(
+    connection: Any, bare_postgres_url: str
+) -> None:
+    elsewhere = await asyncpg.connect(bare_postgres_url)
+    await fill(connection, 20_000)
+    async with elsewhere.transaction(isolation="repeatable_read"):
+        # what this may still see cannot be cleaned up
+        await elsewhere.fetchval("SELECT count(*) FROM kvqueue.kvqueue_messages WHERE id = 0")
+        await connection.execute(
+            "DELETE FROM kvqueue.kvqueue_messages WHERE state = 0 AND due_at_ms < 1000 + 19_000"
+        )
+        heads = await connection.fetch(in_schema(sql.HEADS, '"kvqueue"'), ["mail", "other"])
+        read = {
+            name: pages_of_ready(await explained(connection, name, first_due=heads[0][2]))
+            for name in ("CLAIM", "CLAIM_FROM_HEADS")
+        }
+    await elsewhere.close()
+
+    assert [tuple(one) for one in heads] == [("mail", 0, 20_000), ("other", 0, 20_000)]
+    assert 10 * read["CLAIM_FROM_HEADS"] < read["CLAIM"], read
+
+
+def pages_of_ready(plan: dict[str, Any]) -> int:
+    return sum(
+        part["Shared Hit Blocks"] + part["Shared Read Blocks"]
+        for part in parts(plan)
+        if part.get("Index Name") == "kvqueue_ready"
+    )
