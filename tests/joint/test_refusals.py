@@ -66,6 +66,7 @@ async def test_what_is_no_connection_is_named_with_what_is_allowed(
     }
     with sync_engine.connect() as connection:
         said["sync"] = await refusal(on_postgres, connection)
+    sync_engine.dispose()
     async with aiosqlite.connect(file) as connection:
         said["other engine"] = await refusal(on_postgres, connection)
 
