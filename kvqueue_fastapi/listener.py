@@ -196,6 +196,8 @@ class Listener:
             request = self._request(wanted, 1)._replace(isolated=True)
             self._accept((await self._store.claim(request)).claims)
             await self._isolation.until_idle()
+            # Until its good end is written down, the death of another would be its own.
+            await self._settler.until_written(APART_S)
         return True
 
     async def _claim(self, wanted: Sequence[Wanted], limit: int, *, quarantined: bool) -> Claimed:

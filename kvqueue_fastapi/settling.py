@@ -28,12 +28,20 @@ class Settler:
         self._ended: list[Settlement] = []
         self._some = asyncio.Event()
         self._finish = asyncio.Event()
+        self._written = asyncio.Event()
+        self._written.set()
         self._refusals = 0
 
     def add(self, settlement: Settlement) -> None:
         """Take one in; it is written with whatever else has come by then."""
         self._ended.append(settlement)
+        self._written.clear()
         self._some.set()
+
+    async def until_written(self, within_s: float) -> None:
+        """Wait until all that came is written, or for so long."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._written.wait(), within_s)
 
     async def run(self) -> None:
         """Write what comes, until `finish`."""
@@ -43,6 +51,8 @@ class Settler:
             ended, self._ended = self._ended, []
             if ended and not await self._write(ended) and self._finish.is_set():
                 return
+            if not self._ended:
+                self._written.set()
 
     def finish(self) -> None:
         """Let `run` end when all is written, or when the store refuses."""

@@ -6,9 +6,10 @@ from collections import deque
 from contextlib import closing
 from pathlib import Path
 
+import asyncpg
 import pytest
 
-from kvqueue_fastapi import KvQueueSettings, on_queue_message
+from kvqueue_fastapi import KvQueueModule, KvQueueSettings, on_queue_message
 from kvqueue_fastapi.handlers.table import HandlerTable
 from kvqueue_fastapi.isolation import Isolation
 from kvqueue_fastapi.message import Hold
@@ -192,3 +193,35 @@ async def test_who_has_outlasted_one_wait_is_not_waited_for_again(
     assert list(runners.running.values()) == [endless]
     for runner in runners.running:
         runner.cancel()
+
+
+async def test_nothing_begins_before_the_good_end_of_an_isolated_message_is_written_down(
+    postgres_url: str,
+) -> None:
+    seen = Seen()
+    foreign = await asyncpg.connect(postgres_url)
+    locking = foreign.transaction()
+
+    @on_queue_message("work")
+    async def work(name: str) -> None:
+        seen.add(name)
+        if name == "suspect":
+            # its row, so that it cannot be removed
+            await locking.start()
+            await foreign.execute("SELECT 1 FROM kvqueue.kvqueue_messages FOR UPDATE")
+
+    await foreign.execute(
+        "INSERT INTO kvqueue.kvqueue_messages (type, data, crashes, attempt, state, lane)"
+        " VALUES ('work', '\"suspect\"', 4, 4, 5, 5)"
+    )
+    async with KvQueueModule(postgres_url, consumers=[work]).running() as queue:
+        await seen.reach(1)
+        await queue.send_message("work", "other")
+        await asyncio.sleep(0.3)
+        before = list(seen)
+        await locking.rollback()
+        await seen.reach(2)
+    await foreign.close()
+
+    assert before == ["suspect"]
+    assert seen == ["suspect", "other"]

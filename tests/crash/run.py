@@ -1,6 +1,7 @@
 """One run: a server, clients, a killer, and the reckoning at the end."""
 
 import asyncio
+import json
 import shutil
 import time
 from pathlib import Path
@@ -32,17 +33,22 @@ async def run(directory: Path, plan: Plan) -> Report:
     """Let it happen, in an empty directory, and hold the promises against it."""
     if not plan.machines:
         database = SqliteDatabase(directory / "queue.db")
-        return await _run(database, [Server(directory, plan.workers, database.url)], None, plan)
+        servers = [Server(directory, plan.workers, database.url)]
+        return await _run(directory, database, servers, None, plan)
     with postgres_behind(plan.machines) as (postgres, ways):
         urls = [way.url_for(postgres.url) for way in ways]
         servers = [Server(directory, plan.workers, url) for url in urls]
         there = PostgresDatabase(postgres.url)
         network = Network(postgres, ways, servers, there, Ledger(servers[0].ledger))
-        return await _run(there, servers, network, plan)
+        return await _run(directory, there, servers, network, plan)
 
 
 async def _run(
-    database: Database, servers: list[Server], network: Network | None, plan: Plan
+    directory: Path,
+    database: Database,
+    servers: list[Server],
+    network: Network | None,
+    plan: Plan,
 ) -> Report:
     async with Kv.open(database.url):
         database.install()
@@ -66,6 +72,9 @@ async def _run(
     what = f"{lasted_s:.0f} s, {workers}, {killer.kills} processes killed, ended or frozen"
     report.figures = {"run": what, **report.figures}
     report.kills = killer.kills
+    if report.broken:
+        # A server's database goes with it, and this is what there is to look at.
+        (directory / "remains.json").write_text(json.dumps(remains))
     return report
 
 
