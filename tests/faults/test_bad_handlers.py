@@ -31,7 +31,7 @@ async def bench(fleet: Fleet) -> AsyncIterator[Bench]:
 
 async def start(fleet: Fleet, **config: Any) -> Any:
     settings = config.pop("settings", {})
-    return await fleet.start(program=BAD_WORKER, settings=settings, **config)
+    return await fleet.start(program=BAD_WORKER, fresh=True, settings=settings, **config)
 
 
 async def dead_letter(bench: Bench) -> MessageRecord:

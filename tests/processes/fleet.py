@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.processes.foreign import Foreign, ForeignSqlite
+from tests.processes.launcher import launched, started
 
 WORKER = Path(__file__).with_name("worker.py")
 KV_WORKER = Path(__file__).with_name("kv_worker.py")
@@ -87,18 +87,21 @@ class Fleet:
         self._told = 0
 
     def launch(
-        self, role: str = "listen", *, program: Path = WORKER, **config: Any
+        self, role: str = "listen", *, program: Path = WORKER, fresh: bool = False, **config: Any
     ) -> subprocess.Popen[bytes]:
-        """Start a process, and do not wait for it."""
+        """Start a process, and do not wait for it.
+
+        Args:
+            role: of those that the program knows.
+            program: which one.
+            fresh: by an interpreter of its own: how that ends, or what it forks, is the matter.
+            config: the rest of what the program is told.
+        """
         more = {"database": self.database, "ledger": str(self.ledger.path), "role": role}
+        command = [str(program), json.dumps({**more, **config})]
         with self.log.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, str(program), json.dumps({**more, **config})],
-                bufsize=0,
-                stdin=subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,
-            )
+            start = started if fresh else launched
+            process = start(command, stdin=subprocess.PIPE, stderr=log)
         self._processes.append(process)
         return process
 

@@ -79,7 +79,7 @@ async def test_a_hundred_open_a_new_file_at_once(fleet: Fleet, _: int) -> None:
 async def test_a_forked_child_does_not_keep_its_dead_parent_alive(
     fleet: Fleet, queue: KvQueue
 ) -> None:
-    parent = await fleet.start("listen_and_fork")
+    parent = await fleet.start("listen_and_fork", fresh=True)
     await fleet.until(lambda: fleet.ledger.lines("forked"))
     message_id = await queue.send_message("work", {"seconds": 60})
     await fleet.begun(message_id)
@@ -95,7 +95,7 @@ async def test_a_forked_child_does_not_keep_its_dead_parent_alive(
 async def test_the_end_of_a_forked_child_does_not_end_its_parent(
     fleet: Fleet, queue: KvQueue
 ) -> None:
-    await fleet.start("listen_and_fork", child_s=1)
+    await fleet.start("listen_and_fork", fresh=True, child_s=1)
     message_id = await queue.send_message("work", {"seconds": 3})
     await fleet.begun(message_id)
     await fleet.start()

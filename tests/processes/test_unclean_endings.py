@@ -27,7 +27,7 @@ async def test_the_process_exits_and_its_messages_come_again(
     fleet: Fleet, queue: KvQueue, admin: KvQueueAdmin, role: str, code: int
 ) -> None:
     ids = await queue.send_messages([("work", {"seconds": 60}), ("work", {"seconds": 61})])
-    leaver = await fleet.start(role, settings={"shutdown_timeout_s": 0.2})
+    leaver = await fleet.start(role, fresh=True, settings={"shutdown_timeout_s": 0.2})
     await fleet.begun(ids[0])
     await fleet.begun(ids[1])
 
@@ -55,7 +55,7 @@ async def test_a_thread_that_outlives_the_loop_settles_its_message(
     fleet: Fleet, queue: KvQueue, role: str
 ) -> None:
     message_id = await queue.send_message("thread", {"seconds": 2})
-    leaver = await fleet.start(role, settings={"shutdown_timeout_s": 0.2})
+    leaver = await fleet.start(role, fresh=True, settings={"shutdown_timeout_s": 0.2})
     await fleet.begun(message_id)
     await fleet.start()
 
