@@ -3,14 +3,13 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from kvqueue_fastapi import StoreError
 from tests.copying.pairs import Pair
+from tests.processes.launcher import launched
 from tests.store.given import ManualClock
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +43,5 @@ def _copy_in_process(pair: Pair, what: str, at: int) -> int:
         "at": at,
         "slice_rows": SLICE_ROWS,
     }
-    command = [sys.executable, str(COPIER), json.dumps(config)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, env=environment, check=False).returncode
+    return launched([str(COPIER), json.dumps(config)], env=environment).wait()

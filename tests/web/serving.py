@@ -6,13 +6,13 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from tests.processes.launcher import launched
 
 PATIENCE_S = 30
 """How long anything may take that is not itself the measure."""
@@ -44,9 +44,7 @@ class Server:
     def __init__(self, command: list[str], log: Path, environment: dict[str, str]) -> None:
         self._log = log
         with log.open("wb") as file:
-            self.process = subprocess.Popen(
-                command, stdout=file, stderr=file, env=environment, start_new_session=True
-            )
+            self.process = launched(command, stdout=file, stderr=file, env=environment)
 
     @property
     def log(self) -> str:
@@ -161,6 +159,6 @@ class House:
         own = {f"KVQUEUE_{name.upper()}": str(value) for name, value in settings.items()}
         environment = {**os.environ, "KVQUEUE_URL": self.url, "LEDGER": str(self._ledger), **own}
         log = self.directory / f"server-{len(self._servers)}.log"
-        server = Server([sys.executable, *arguments], log, environment)
+        server = Server(arguments, log, environment)
         self._servers.append(server)
         return server
