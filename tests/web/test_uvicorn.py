@@ -4,7 +4,6 @@ import os
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kvqueue_fastapi import KvQueue, KvQueueAdmin
+from tests.processes.launcher import launched
 from tests.web.serving import HERE, PATIENCE_S, House, Server
 
 SLACK_S = 2
@@ -157,15 +157,13 @@ async def test_a_forced_end_gives_messages_back_and_the_process_exits(
 
 @pytest.mark.case(96)
 def test_six_processes_open_a_fresh_file_at_the_same_time(tmp_path: Path) -> None:
-    command = [sys.executable, str(HERE / "opener.py")]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen(command, **pipes) for _ in range(6)]  # type: ignore[call-overload]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    processes = [launched([str(HERE / "opener.py")], **pipes) for _ in range(6)]
 
     for number in range(20):
         for process in processes:
-            process.stdin.write(f"{tmp_path}/{number}.db\n")
-            process.stdin.flush()
-        assert [process.stdout.readline() for process in processes] == ["opened\n"] * 6
+            process.stdin.write(f"{tmp_path}/{number}.db\n".encode())
+        assert [process.stdout.readline() for process in processes] == [b"opened\n"] * 6
 
     for process in processes:
         process.communicate(timeout=PATIENCE_S)

@@ -83,8 +83,8 @@ async def test_file_that_another_program_holds_is_busy(
         other.execute("CREATE TABLE orders (id)")
         other.execute("BEGIN EXCLUSIVE")
 
-        with pytest.raises(StoreBusyError):
-            await open_store(str(path), settings)
+        with pytest.raises(StoreBusyError):  # after a third of a lease
+            await open_store(str(path), settings.model_copy(update={"lease_s": 3}))
 
     store = await open_store(str(path), settings)
     await store.close()
