@@ -106,7 +106,7 @@ def _launcher() -> Launcher:
 def _orphans_are_ours() -> Iterator[None]:
     """Become the parent of whoever loses its own, where it descends from this process."""
     prctl = ctypes.CDLL(None).prctl
-    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    assert prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
     try:
         yield
     finally:
