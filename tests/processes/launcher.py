@@ -121,16 +121,19 @@ def serve(asked: socket.socket) -> list[str]:
             sys.exit()
         reading, writing = os.pipe()
         if (between := os.fork()) == 0:
-            if (child := os.fork()) == 0:
-                for number in (asked.detach(), reading, writing):
-                    os.close(number)
-                return _become(files, **json.loads(request))
-            os.write(writing, str(child).encode())
-            os._exit(0)
-        os.waitpid(between, 0)
-        asked.send(os.read(reading, MOST_BYTES))  # its parent is another by now
-        for number in (reading, writing, *files):
+            if os.fork():
+                os._exit(0)
+            command = _become(files, **json.loads(request))
+            os.write(writing, str(os.getpid()).encode())
+            for number in (asked.detach(), reading, writing):
+                os.close(number)
+            return command
+        for number in (writing, *files):
             os.close(number)
+        os.waitpid(between, 0)
+        # by now its parent is another, and its session its own
+        asked.send(os.read(reading, MOST_BYTES))
+        os.close(reading)
 
 
 def _become(
