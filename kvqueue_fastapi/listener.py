@@ -164,10 +164,14 @@ class Listener:
             turn = await self._turns.next(self._rooms.of)
             self._more = self._more or turn.full
             cut_off = False
-            for part in self._rooms.parts(turn.wanted):
+            parts = self._rooms.parts(turn.wanted)
+            is_all = turn.last and len(parts) == 1
+            if not is_all:
+                self._accept(await self._prefetch.rest())
+            for part in parts:
                 if owed := self._isolation.owed(part):
                     await self._handle_alone(owed)
-                asked = self._prefetch.take(part)
+                asked = self._prefetch.take(part, is_all=is_all)
                 claimed = await asked.answer
                 next_due_ms = claimed.next_due_ms
                 self._accept(claimed.claims)

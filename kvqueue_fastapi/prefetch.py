@@ -55,14 +55,20 @@ class Prefetch:
         """Whether a claim is under way that nobody awaits yet."""
         return self._next is not None
 
-    def take(self, part: Sequence[Wanted]) -> Asked:
-        """Give the claim to await next: the one that is under way, or else one of these types."""
+    def take(self, part: Sequence[Wanted], *, is_all: bool) -> Asked:
+        """Give the claim to await next: the one that is under way, or else one of these types.
+
+        Args:
+            part: the types.
+            is_all: whether no others have a turn. Else nothing is begun ahead, and nothing must
+                be under way: it would take their turn.
+        """
         asked, self._next = self._next, None
         if asked is None:
             wanted = self._rooms.left(part)
             limit = self._rooms.limit_of(wanted)
             asked = Asked(wanted, limit, self._ask_store(wanted, limit, quarantined=True))
-        if self._is_deep and self._rooms.share_slots_alone(part):
+        if is_all and self._is_deep and self._rooms.share_slots_alone(part):
             self._begin(part, besides=asked.limit)
         return asked
 

@@ -83,7 +83,7 @@ class Runners:
                 self.start()
             await self._handle(hold)
             del self.running[task]
-            if len(context) or task.cancelling() or sys.getrefcount(task) > references:
+            if len(context) or _is_cancelled(task) or sys.getrefcount(task) > references:
                 return
 
     def _round_is_over(self) -> bool:
@@ -103,3 +103,8 @@ class Runners:
         if not runner.cancelled() and (error := runner.exception()) and hold is not None:
             self._failed(hold, error)
         self.start()
+
+
+def _is_cancelled(task: asyncio.Task[Any]) -> bool:
+    # Before Python 3.13, `uncancel` takes back the count alone: the next await still raises.
+    return task.cancelling() > 0 or bool(getattr(task, "_must_cancel", False))

@@ -102,6 +102,32 @@ async def test_backlog_of_many_types_is_not_held_up_behind_one_that_nobody_takes
         assert len(await seen.reach(800)) == 800
 
 
+async def test_every_type_has_its_share_beside_one_with_a_limit(tmp_path: Path) -> None:
+    came: Counter[str] = Counter()
+    enough = asyncio.Event()
+
+    async def take(message: Message[Any]) -> None:
+        came[message.type] += 1
+        if came.total() == 6_000:
+            enough.set()
+
+    @on_queue_message("limited", concurrency=2)
+    async def take_two_at_a_time(message: Message[Any]) -> None:
+        await take(message)
+
+    types = [f"t{number:02}" for number in range(20)]
+    async with running(tmp_path, listen=False) as bench:
+        for kind in (*types, "limited"):
+            await bench.queue.send_messages([(kind, None)] * 1_000)
+
+    callbacks = dict.fromkeys(types, take)
+    async with running(tmp_path, take_two_at_a_time, callbacks=callbacks):
+        await asyncio.wait_for(enough.wait(), 30)
+
+    assert min(came[kind] for kind in types) > 100
+    assert came["limited"] > 20
+
+
 async def test_type_that_nobody_handles_is_reported_once_by_each_process(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

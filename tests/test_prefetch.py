@@ -52,11 +52,11 @@ async def come(prefetch: Prefetch, asked: Asked) -> list[int]:
 async def test_a_second_claim_is_under_way_when_the_one_before_it_came_full(rooms: Rooms) -> None:
     prefetch = Prefetch(rooms, Backlog(1_000).claim)
 
-    first = await come(prefetch, prefetch.take(MAIL))
+    first = await come(prefetch, prefetch.take(MAIL, is_all=True))
     before = prefetch.is_pending
-    second = await come(prefetch, prefetch.take(MAIL))
+    second = await come(prefetch, prefetch.take(MAIL, is_all=True))
     after = prefetch.is_pending
-    third = await come(prefetch, prefetch.take(MAIL))
+    third = await come(prefetch, prefetch.take(MAIL, is_all=True))
 
     assert (before, after) == (False, True)
     assert [*first, *second, *third] == list(range(450))
@@ -67,7 +67,7 @@ async def test_nothing_is_claimed_ahead_when_the_last_claim_brought_all_there_wa
 ) -> None:
     prefetch = Prefetch(rooms, Backlog(200).claim)
 
-    came = [await come(prefetch, prefetch.take(MAIL)) for _ in range(3)]
+    came = [await come(prefetch, prefetch.take(MAIL, is_all=True)) for _ in range(3)]
 
     assert [len(ids) for ids in came] == [150, 50, 0]
     assert not prefetch.is_pending
@@ -78,11 +78,11 @@ async def test_claims_under_way_together_ask_for_no_more_than_there_is_room_for(
 ) -> None:
     store = Backlog(1_000)
     prefetch = Prefetch(rooms, store.claim)
-    await come(prefetch, prefetch.take(MAIL))
+    await come(prefetch, prefetch.take(MAIL, is_all=True))
     for _ in range(290):
         rooms.take("mail")
 
-    await come(prefetch, prefetch.take(MAIL))
+    await come(prefetch, prefetch.take(MAIL, is_all=True))
     await prefetch.rest()
 
     assert [request.limit for request in store.requests[1:]] == [150, 60]
@@ -94,7 +94,7 @@ async def test_only_the_first_of_two_claims_may_bring_a_quarantined_message(room
     prefetch = Prefetch(rooms, store.claim)
 
     for _ in range(2):
-        await come(prefetch, prefetch.take(MAIL))
+        await come(prefetch, prefetch.take(MAIL, is_all=True))
     await prefetch.rest()
 
     assert [request.quarantined for request in store.requests] == [True, True, False]
@@ -103,17 +103,26 @@ async def test_only_the_first_of_two_claims_may_bring_a_quarantined_message(room
 async def test_a_type_with_a_limit_of_its_own_is_never_claimed_ahead(rooms: Rooms) -> None:
     prefetch = Prefetch(rooms, Backlog(1_000).claim)
 
-    await come(prefetch, prefetch.take(MAIL))
-    asked = prefetch.take([Wanted("pdf", 3)])
+    await come(prefetch, prefetch.take(MAIL, is_all=True))
+    asked = prefetch.take([Wanted("pdf", 3)], is_all=True)
 
     assert not prefetch.is_pending
     await asked.answer
 
 
+async def test_nothing_is_claimed_ahead_while_other_types_have_their_turns(rooms: Rooms) -> None:
+    prefetch = Prefetch(rooms, Backlog(1_000).claim)
+
+    for _ in range(3):
+        await come(prefetch, prefetch.take(MAIL, is_all=False))
+
+    assert not prefetch.is_pending
+
+
 async def test_what_is_under_way_is_given_once(rooms: Rooms) -> None:
     prefetch = Prefetch(rooms, Backlog(1_000).claim)
     for _ in range(2):
-        await come(prefetch, prefetch.take(MAIL))
+        await come(prefetch, prefetch.take(MAIL, is_all=True))
 
     rest = [claim.id for claim in await prefetch.rest()]
 

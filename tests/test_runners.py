@@ -143,6 +143,22 @@ async def test_cancellation_that_a_handler_leaves_behind_hits_no_other_message()
     assert failed == []
 
 
+async def test_cancellation_that_a_handler_takes_back_hits_no_other_message() -> None:
+    done: list[int] = []
+
+    async def handle(hold: Hold) -> None:
+        await asyncio.sleep(0)
+        done.append(hold.claim.id)
+        if hold.claim.id == 3 and (task := asyncio.current_task()) is not None:
+            task.cancel()
+            task.uncancel()
+
+    failed = await run(20, handle, slots=1)
+
+    assert done == list(range(20))
+    assert failed == []
+
+
 async def test_cancellation_that_was_swallowed_hits_no_other_message() -> None:
     counts: list[int] = []
 

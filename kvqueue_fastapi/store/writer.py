@@ -38,30 +38,6 @@ class WriteBatch(Generic[Request]):
         self.futures: list[asyncio.Future[Any]] = []
         self.taken = self.behind = 0
 
-    def part(self, leaves: Callable[[Request], object]) -> "WriteBatch[Request]":
-        """Take out those requests of which `leaves` is true, as a batch of their own.
-
-        Nothing has been written yet, so those whose callers were cancelled drop out.
-        """
-        gone: WriteBatch[Request] = WriteBatch()
-        pairs = list(zip(self.requests, self.futures, strict=True))
-        self.requests, self.futures = [], []
-        for request, future in pairs:
-            if future.cancelled():
-                continue
-            batch = gone if leaves(request) else self
-            batch.requests.append(request)
-            batch.futures.append(future)
-        gone.taken = len(gone.requests)
-        self.taken -= gone.taken
-        return gone
-
-    def add(self, other: "WriteBatch[Request]") -> None:
-        """Take in another batch of the same line, which nobody answers any more."""
-        self.requests += other.requests
-        self.futures += other.futures
-        self.taken += other.taken
-
 
 class Writer(Generic[Request]):
     """Gathers requests into batches and gives each caller its own answer.

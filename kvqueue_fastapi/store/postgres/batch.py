@@ -140,7 +140,6 @@ class Batch:
         requests: Sequence[Change],
         now_ms: int | None,
         ids: Sequence[Sequence[int]],
-        lock: locks.Lock = locks.lock,
     ) -> list[Any]:
         """Apply all requests within a transaction.
 
@@ -149,12 +148,11 @@ class Batch:
             requests: in the order in which they came.
             now_ms: when; None: the server knows.
             ids: for what each request sends.
-            lock: takes the locks that they need.
 
         Returns: in order, the answer to each; an exception is an answer.
         """
         needs = needs_of(requests)
-        locked = await lock(session, self._schema, needs.locks, now_ms)
+        locked = await locks.lock(session, self._schema, needs.locks, now_ms)
         session.xid = locked.xid
         plan = _Plan(locked.now_ms, needs)
         await plan.load(session)

@@ -83,23 +83,34 @@ class Claims:
         return claimed, left_over
 
     async def _claim(self, request: ClaimRequest) -> tuple[Claimed, bool]:
+        tokens: list[int] = []
+        try:
+            return await self._claim_by(request, tokens)
+        except BaseException:
+            # What was taken before it failed goes back with the next claim.
+            self.doubt(tokens)
+            raise
+
+    async def _claim_by(self, request: ClaimRequest, tokens: list[int]) -> tuple[Claimed, bool]:
         moment = self._moment()
         began = claimed_at = time.monotonic()
         known, made_ready = self._known(moment), False
         if known is None:
             readiness, made_ready = await self._make_ready(moment)
             claimed_at = time.monotonic()
-            taken = await self._take(request, readiness, moment)
+            taken = await self._take(request, readiness, moment, tokens)
             if _is_full(taken, request):
                 await self._remember(request, readiness, began)
         else:
             readiness = known.readiness
-            taken = await self._take(known.narrowed(request), readiness, moment, known.heads)
+            narrowed = known.narrowed(request)
+            taken = await self._take(narrowed, readiness, moment, tokens, known.heads)
             if not _is_full(taken, request):
                 # There was less than it seemed, so it is worth a look at what else there is.
                 self._remembered = None
                 readiness, made_ready = await self._make_ready(moment)
-                more = await self._take(without(request, taken.claims), readiness, moment)
+                rest = without(request, taken.claims)
+                more = await self._take(rest, readiness, moment, tokens)
                 taken = Taken([*taken.claims, *more.claims], more.wanted, more.left_over)
         isolated: list[str] = []
         if readiness.any_isolated and not request.isolated:
@@ -108,6 +119,10 @@ class Claims:
             )
         claimed = Claimed(taken.claims, readiness.wait_ms, claimed_at, isolated, made_ready)
         return claimed, taken.left_over
+
+    def forget(self) -> None:
+        """Look again before the next claim: something was stored before what was found."""
+        self._remembered = None
 
     def doubt(self, tokens: Iterable[int]) -> None:
         """Have what was taken by these tokens given back, if it was: nobody handles it."""
@@ -181,12 +196,14 @@ class Claims:
         request: ClaimRequest,
         readiness: Readiness,
         moment: Moment,
+        tokens: list[int],
         firsts: Mapping[str, Head] | None = None,
     ) -> Taken:
         async def work(session: OwnSession) -> Taken:
             await self._give_back_doubtful(session)
             # Another one for each attempt: what was doubtful must never be what is held.
             token = new_token()
+            tokens.append(token)
             try:
                 return await take(session, request, readiness, token, moment, firsts)
             except BaseException as error:

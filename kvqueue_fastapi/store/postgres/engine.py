@@ -327,7 +327,8 @@ class PostgresStore:
             self._vacuuming = self._database.keep(vacuum(self._sessions))
 
     def _sent_within(self) -> None:
-        """In the database's event loop: callers have committed what they sent."""
+        """In the database's event loop: callers have committed what they sent, maybe long ago."""
+        self._claims.forget()
         self._on_loop(lambda: _call_all(self._wakes))
         self._notices.ring(messages=True, keys=False)
 

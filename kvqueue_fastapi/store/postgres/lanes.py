@@ -5,9 +5,7 @@ flood of them holds up no settlement.
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import Any, Final, NamedTuple
 
 from kvqueue_fastapi.errors import KvQueueError, StoreBusyError
@@ -25,18 +23,13 @@ from kvqueue_fastapi.store.postgres.batch import (
 from kvqueue_fastapi.store.postgres.claims import Claims
 from kvqueue_fastapi.store.postgres.connection import OwnSession
 from kvqueue_fastapi.store.postgres.database_loop import DatabaseLoop
-from kvqueue_fastapi.store.postgres.held_up import HeldPart, HeldUp, needed_by, needs_any
 from kvqueue_fastapi.store.postgres.ids import Ids
 from kvqueue_fastapi.store.postgres.leases import new_token
-from kvqueue_fastapi.store.postgres.locks import HeldUpError, Lock, lock_free, lock_soon
 from kvqueue_fastapi.store.postgres.sessions import Sessions, Transaction
 from kvqueue_fastapi.store.writer import WriteBatch, Writer
 
 ROW_BYTES: Final = 256
 """About what a message takes beside its payload."""
-SHORTEST_REST_S: Final = 0.001
-LONGEST_REST_S: Final = 0.02
-"""How often locks that others hold are tried again, when they are held for long."""
 
 
 class Written(NamedTuple):
@@ -131,7 +124,6 @@ class Lanes:
         tell: Tell,
         ring: Ring,
     ) -> None:
-        self._database = database
         self._sessions = sessions
         self._batch = batch
         self._claims = claims
@@ -141,8 +133,6 @@ class Lanes:
         self._ring = ring
         self._loop = asyncio.get_running_loop()
         self.offers = Offers()
-        self._held_up = HeldUp()
-        self._is_retrying = False
         self._sends = Lane(database, self._write)
         self._writes = Lane(database, self._write)
         self._settlements = Lane(database, self._write)
@@ -166,16 +156,7 @@ class Lanes:
 
     async def settle_now(self, settlements: Sequence[Settlement]) -> list[bool]:
         """`settle`, from within the database's event loop."""
-        began = time.monotonic()
-        while True:
-            try:
-                answer = (await self._apply([SettleRequest(settlements)]))[0]
-            except HeldUpError:
-                if self._has_waited_since(began):
-                    raise
-                await asyncio.sleep(LONGEST_REST_S)
-            else:
-                break
+        answer = (await self._apply([SettleRequest(settlements)]))[0]
         if isinstance(answer, Exception):
             raise answer
         held: list[bool] = answer
@@ -189,46 +170,13 @@ class Lanes:
 
     async def _write(self, writer: Writer[Request]) -> None:
         batch = writer.take()
-        left, numbers = await self._write_free(writer, batch, self._held_up.numbers(), lock_soon)
-        if left.requests:
-            self._held_up.add(HeldPart(writer, left, numbers))
-            if not self._is_retrying:
-                self._is_retrying = True
-                self._database.keep(self._retry_held_up())
-
-    async def _write_free(
-        self,
-        writer: Writer[Request],
-        batch: WriteBatch[Request],
-        numbers: frozenset[int],
-        lock: Lock = lock_free,
-    ) -> tuple[WriteBatch[Request], frozenset[int]]:
-        """Write what needs neither these locks nor others that somebody else holds.
-
-        Args:
-            writer: whose batch it is.
-            batch: what to write.
-            numbers: of the locks.
-            lock: takes those that it needs, at first; then `lock_free` does.
-
-        Returns: what is left, which has no answer yet, and the locks that it waits for.
-        """
-        left = batch.part(partial(needs_any, numbers=numbers))
-        if not batch.requests:  # who asked was cancelled, has the answer of those before, or waits
+        if not batch.requests:  # who asked was cancelled, or has the answer of those before
             self._on_loop(lambda: writer.answer(batch, ()))
-            return left, numbers & needed_by(left.requests)
+            return
         taken_up: list[Callable[[], None]] = []
         try:
             taken_up = self.offers.take_up(batch)
-            while True:
-                try:
-                    answers = await self._apply(batch.requests, lock)
-                except HeldUpError as error:
-                    lock = lock_free
-                    left.add(batch.part(partial(needs_any, numbers=error.numbers)))
-                    numbers |= error.numbers
-                else:
-                    break
+            answers = await self._apply(batch.requests)
         except BaseException as error:  # noqa: BLE001 because it is every caller's answer
             if isinstance(error, StoreBusyError):
                 writer.join(batch)
@@ -238,35 +186,6 @@ class Lanes:
             written = _written(batch.requests, answers)
             self._ring(written)
         self._on_loop(lambda: self._answer(writer, batch, written, taken_up))
-        return left, numbers & needed_by(left.requests)
-
-    async def _retry_held_up(self) -> None:
-        """Write what is held up as soon as it can be, or give it up when patience ends."""
-        rest_s = SHORTEST_REST_S
-        try:
-            while self._held_up:
-                await asyncio.sleep(rest_s)
-                rest_s = min(2 * rest_s, LONGEST_REST_S)
-                for part in self._held_up:
-                    before = self._held_up.numbers(part)
-                    left, numbers = await self._write_free(part.writer, part.batch, before)
-                    part.batch, part.numbers = left, numbers
-                    if left.requests and self._has_waited_since(part.since):
-                        self._give_up(part.writer, left, HeldUpError(numbers))
-                    elif left.requests:
-                        continue
-                    self._held_up.remove(part)
-                    rest_s = SHORTEST_REST_S
-        finally:
-            self._is_retrying = False
-
-    def _give_up(
-        self, writer: Writer[Request], batch: WriteBatch[Request], error: HeldUpError
-    ) -> None:
-        self._on_loop(lambda: writer.answer(batch, [error] * len(batch.futures)))
-
-    def _has_waited_since(self, began: float) -> bool:
-        return time.monotonic() - began >= self._sessions.patience.seconds
 
     def _answer(
         self,
@@ -286,13 +205,13 @@ class Lanes:
         except RuntimeError:  # it was closed: nobody is left there
             return
 
-    async def _apply(self, requests: Sequence[Request], lock: Lock = lock_free) -> list[Any]:
+    async def _apply(self, requests: Sequence[Request]) -> list[Any]:
         changes = [one for one in requests if not isinstance(one, ClaimRequest)]
         claims = [one for one in requests if isinstance(one, ClaimRequest)]
         counts = [len(one.sends) if isinstance(one, AtomicWrite) else 0 for one in changes]
         ids = await self._number(counts)
         try:
-            answers = await self._together(changes, ids, claims, lock)
+            answers = await self._together(changes, ids, claims)
         except KvQueueError as error:
             if len(requests) == 1 or not _is_of_one(error):
                 raise
@@ -313,7 +232,6 @@ class Lanes:
         changes: Sequence[Change],
         ids: Sequence[Sequence[int]],
         claims: Sequence[ClaimRequest],
-        lock: Lock = lock_free,
     ) -> list[Any]:
         """Offers first among the answers, but last in the transaction: they see all of it."""
         if not claims and all(map(is_only_done, changes)):
@@ -323,7 +241,7 @@ class Lanes:
 
         async def change(session: Any) -> list[Any]:
             if not only_sent:
-                return await self._batch.apply(session, changes, now_ms, ids, lock)
+                return await self._batch.apply(session, changes, now_ms, ids)
             await self._send(session, changes, ids, now_ms)
             return [Committed(True, own) for own in ids]
 
@@ -385,7 +303,7 @@ class Lanes:
         for change, own in zip(changes, ids, strict=True):
             # Patience is for all of them together, not for each.
             answers.append(busy or await self._alone([change], [own], []))
-            if isinstance(answers[-1], StoreBusyError) and not isinstance(answers[-1], HeldUpError):
+            if isinstance(answers[-1], StoreBusyError):
                 busy = answers[-1]
         return [await self._alone([], [], [one]) for one in claims] + answers
 

@@ -6,12 +6,9 @@ server has room for some thousands of locks.
 """
 
 from collections.abc import Iterable
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 from zlib import crc32
 
-import asyncpg
-
-from kvqueue_fastapi.errors import StoreBusyError
 from kvqueue_fastapi.store.postgres import statements as sql
 from kvqueue_fastapi.store.postgres.connection import Session
 
@@ -24,25 +21,6 @@ VERSIONS: Final = VACUUM + 1
 """The last one, because all who write keys want it: who has it waits for nobody else's."""
 
 
-_SOON: Final = "100ms"
-"""Others have a lock for a commit, which takes some milliseconds."""
-
-
-class HeldUpError(StoreBusyError):
-    """Some locks are held by others; nothing was done.
-
-    Attributes:
-        numbers: of these locks; none: it is not known which they are.
-    """
-
-    def __init__(self, numbers: Iterable[int]) -> None:
-        super().__init__(
-            "Another session holds a lock that this needs, such as that of an ordering key. Look "
-            "for a long transaction in pg_stat_activity."
-        )
-        self.numbers = frozenset(numbers)
-
-
 class Locked(NamedTuple):
     """A moment from which on others wait.
 
@@ -53,16 +31,6 @@ class Locked(NamedTuple):
 
     now_ms: int
     xid: str
-
-
-class Lock(Protocol):
-    """Takes locks, one way or the other."""
-
-    async def __call__(
-        self, session: Session, schema: str, numbers: Iterable[int], now_ms: int | None
-    ) -> Locked:
-        """Take locks, and hold them until the transaction ends."""
-        ...
 
 
 def space(schema: str) -> int:
@@ -85,36 +53,3 @@ async def lock(session: Session, schema: str, numbers: Iterable[int], now_ms: in
     wanted = sorted(set(numbers))
     (row,) = await session.fetch(sql.LOCK, now_ms, space(schema), wanted)
     return Locked(*row)
-
-
-async def lock_soon(
-    session: Session, schema: str, numbers: Iterable[int], now_ms: int | None
-) -> Locked:
-    """Wait for locks as long as others usually have them.
-
-    Raises:
-        HeldUpError: others have some of them for longer; which of them is not known.
-    """
-    wanted = sorted(set(numbers))
-    try:
-        (row,) = await session.fetch(sql.LOCK_SOON, now_ms, space(schema), wanted, _SOON)
-    except asyncpg.LockNotAvailableError as error:
-        raise HeldUpError(()) from error
-    return Locked(*row[:2])
-
-
-async def lock_free(
-    session: Session, schema: str, numbers: Iterable[int], now_ms: int | None
-) -> Locked:
-    """Take locks without a wait, but for `VERSIONS`, which nobody holds for long.
-
-    Raises:
-        HeldUpError: others hold some of them. The transaction is of no more use.
-    """
-    wanted = set(numbers)
-    waiting, free = wanted & {VERSIONS}, wanted - {VERSIONS}
-    (row,) = await session.fetch(sql.LOCK_FREE, now_ms, space(schema), list(waiting), sorted(free))
-    *locked, missing = row
-    if missing:
-        raise HeldUpError(missing)
-    return Locked(*locked)

@@ -29,26 +29,6 @@ SELECT coalesce($1::bigint, (extract(epoch FROM clock_timestamp()) * 1000)::bigi
   FROM (SELECT count(pg_advisory_xact_lock($2, number)) FROM unnest($3::int[]) AS number) AS locked
 """
 
-# The same with less patience, for this statement alone.
-LOCK_SOON: Final = """
-WITH hasty AS MATERIALIZED (
-    SELECT current_setting('lock_timeout') AS before, set_config('lock_timeout', $4, true)),
-locked AS MATERIALIZED (
-    SELECT count(pg_advisory_xact_lock($2, number)) FROM hasty, unnest($3::int[]) AS number)
-SELECT coalesce($1::bigint, (extract(epoch FROM clock_timestamp()) * 1000)::bigint),
-       pg_current_xact_id()::text,
-       set_config('lock_timeout', (SELECT before FROM hasty), true)
-  FROM locked
-"""
-# Without a wait, but for the locks of the third list: which of the fourth others hold.
-LOCK_FREE: Final = """
-SELECT coalesce($1::bigint, (extract(epoch FROM clock_timestamp()) * 1000)::bigint),
-       pg_current_xact_id()::text,
-       ARRAY(SELECT number FROM unnest($4::int[]) AS number
-              WHERE NOT pg_try_advisory_xact_lock($2, number))
-  FROM (SELECT count(pg_advisory_xact_lock($2, number)) FROM unnest($3::int[]) AS number) AS locked
-"""
-
 # --- sending -------------------------------------------------------------------------------
 
 RESERVE_IDS: Final = "SELECT nextval('{schema}.kvqueue_id_blocks') FROM generate_series(1, $1::int)"

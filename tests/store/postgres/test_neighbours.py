@@ -7,10 +7,12 @@ from typing import Any
 import asyncpg
 import pytest
 
+from kvqueue_fastapi.errors import StoreError
 from kvqueue_fastapi.model import AtomicWrite, Failure, KvSet, Outcome, Send, Wanted
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import open_store
 from kvqueue_fastapi.store.base import ClaimRequest
+from kvqueue_fastapi.store.postgres import statements as sql
 from kvqueue_fastapi.store.postgres.engine import PostgresStore
 from kvqueue_fastapi.store.postgres.ids import Ids
 from tests.store.given import LEASE_MS, claim, ending, is_quiet, mail, send, settle
@@ -213,3 +215,19 @@ async def test_ids_are_reserved_anew_when_another_server_has_taken_over() -> Non
     ids.forget()
 
     assert (before, await ids.take(2, fetch)) == ([1_000, 1_001], [7_000, 7_001])
+
+
+async def test_what_was_claimed_before_a_look_failed_comes_again_at_once(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await opened()
+    ids = await send(store, *(mail() for _ in range(20)))
+    with monkeypatch.context() as broken:
+        broken.setattr(sql, "HEADS", "SELECT 1 / (count(*) - count(*)) FROM unnest($1::text[])")
+        with pytest.raises(StoreError, match="division by zero"):
+            await claim(store, limit=10)
+
+    again = await claim(store, limit=20)
+
+    assert [one.id for one in again] == ids
+    assert {(one.attempt, one.crashes) for one in again} == {(1, 0)}
