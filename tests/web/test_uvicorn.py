@@ -234,13 +234,13 @@ async def test_reload_goes_on_with_the_new_code(house: House) -> None:
     before = await server.send("sleep", seconds=0.5)
     await house.noted("begun", before)
 
-    copied_app(source, version="two")
+    copied_app(source, version="second")
     await server.started(times=2)
     after = await server.send("sleep")
     await house.noted("ended", after)
 
     assert [line.version for line in house.lines("begun", before)] == ["one"]
-    assert [line.version for line in house.lines("begun", after)] == ["two"]
+    assert [line.version for line in house.lines("begun", after)] == ["second"]
     assert len(house.lines("ended", before)) == 1
 
 
