@@ -110,6 +110,7 @@ async def test_a_thawed_process_begins_nothing_that_it_has_lost(
     had_begun = {line.id for line in fleet.ledger.lines("begun", pid=frozen.pid)}
     peer = await fleet.start(settings=settings)
     await fleet.ended(*ids[-100:])
+    await asyncio.sleep(LEASE_S)  # or it would have lost nothing yet
 
     fleet.thaw(frozen)
     await asyncio.sleep(LEASE_S)
