@@ -175,7 +175,7 @@ class Listener:
                 claimed = await asked.answer
                 next_due_ms = claimed.next_due_ms
                 self._accept(claimed.claims)
-                cut_off = self._prefetch.is_cut_off(asked, claimed) or cut_off
+                cut_off = self._prefetch.note(asked, claimed) or cut_off
                 if claimed.isolated and await self._handle_alone(claimed.isolated):
                     cut_off = True
                 self._more = self._more or cut_off

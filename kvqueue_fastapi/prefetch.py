@@ -72,8 +72,8 @@ class Prefetch:
             self._begin(part, besides=asked.limit)
         return asked
 
-    def is_cut_off(self, asked: Asked, claimed: Claimed) -> bool:
-        """Whether there may be more of what was asked for."""
+    def note(self, asked: Asked, claimed: Claimed) -> bool:
+        """Remember how much came. Returns whether there may be more of what was asked for."""
         self._is_deep = len(claimed.claims) >= asked.limit > 0
         return is_cut_off(asked.wanted, claimed.claims, asked.limit)
 

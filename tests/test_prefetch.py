@@ -45,7 +45,7 @@ def rooms() -> Rooms:
 async def come(prefetch: Prefetch, asked: Asked) -> list[int]:
     """What it brings."""
     claimed = await asked.answer
-    prefetch.is_cut_off(asked, claimed)
+    prefetch.note(asked, claimed)
     return [claim.id for claim in claimed.claims]
 
 
