@@ -1,3 +1,4 @@
+import gc
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
@@ -16,6 +17,26 @@ from tests.servers.shared import shared_postgres
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "case(number): the case of the contract that a test holds")
+    config.addinivalue_line("markers", "long: takes most of a minute, and so begins early")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Spread the longest: each worker is given a part of the list, and has one at its beginning.
+
+    One that begins last has a core to itself while the others have nothing more to do.
+    """
+    long = [item for item in items if item.get_closest_marker("long")]
+    if len(long) == len(items):
+        return
+    rest = [item for item in items if not item.get_closest_marker("long")]
+    for number, item in reversed(list(enumerate(long))):
+        rest.insert(number * len(rest) // len(long), item)
+    items[:] = rest
+
+
+def pytest_collection_finish() -> None:
+    # the tests stay to the end, and every search for garbage would go through all of them
+    gc.freeze()
 
 
 @pytest.fixture
@@ -82,7 +103,7 @@ def start_postgres() -> Iterator[Callable[..., PostgresServer]]:
     with ExitStack() as servers:
 
         def start(within: Path | None = None, **options: Any) -> PostgresServer:
-            return servers.enter_context(postgres_server(within, **options))
+            return servers.enter_context(postgres_server(within, copied=True, **options))
 
         yield start
 

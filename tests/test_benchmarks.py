@@ -34,6 +34,7 @@ def sample(**rounds_of: list[float]) -> report.Report:
     return report.Report({"machine": "2 cores"}, 3, 1, [floor, ours, peer])
 
 
+@pytest.mark.long
 def test_quick_run_prints_a_row_for_every_measure_and_writes_its_outputs(
     tmp_path: Path, shared_postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,7 +83,7 @@ class Network:
 @contextmanager
 def postgres_behind(machines: int) -> Iterator[tuple[PostgresServer, list[Proxy]]]:
     """Run a server, and a way to it for each machine."""
-    with postgres_server(fsync=False) as server, ExitStack() as ways:
+    with postgres_server(fsync=False, copied=True) as server, ExitStack() as ways:
         yield (
             server,
             [ways.enter_context(Proxy(server.host, server.port)) for _ in range(machines)],

@@ -20,6 +20,7 @@ from kvqueue_fastapi import (
     Message,
     Reject,
     RetryLater,
+    StoreError,
     on_queue_message,
 )
 from tests.crash.ledger import Ledger
@@ -61,7 +62,7 @@ async def handle(work: Work, message: Message) -> None:
     except asyncio.CancelledError:
         ledger.note("cancelled", **noted)
         raise
-    except (PlannedError, Reject, RetryLater):
+    except (PlannedError, Reject, RetryLater, StoreError):
         ledger.note("failed", **noted)
         raise
     ledger.note("ended", **noted)

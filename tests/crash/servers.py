@@ -6,11 +6,11 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Final
 
 from tests.crash.plan import LEASE_S, MAX_CRASHES
+from tests.processes.launcher import launched
 
 SETTINGS: Final = {
     "KVQUEUE_LEASE_S": f"{LEASE_S}",
@@ -86,13 +86,12 @@ class Server:
         if self._workers > 1:
             options += ["--workers", str(self._workers)]
         with self.log.open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "uvicorn", "tests.crash.served:app", *options],
+            return launched(
+                ["-m", "uvicorn", "tests.crash.served:app", *options],
                 cwd=ROOT,
                 env=self.environment,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,
             )
 
 

@@ -244,4 +244,4 @@ def test_command_of_the_tests_is_where_the_checks_look_for_it() -> None:
     after = README.split("<!-- tests -->\n")[1]
 
     assert after.startswith("```sh\npython3 -m venv .venv\n")
-    assert ".venv/bin/python -m pytest -n 4 --dist worksteal\n```\n" in after
+    assert ".venv/bin/python -m pytest -n 6 --dist worksteal\n```\n" in after

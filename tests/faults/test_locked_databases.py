@@ -153,6 +153,7 @@ async def queue(fleet: Fleet) -> AsyncIterator[KvQueue]:
         yield queue
 
 
+@pytest.mark.long
 async def test_a_minute_of_lock_delays_and_doubles_nothing(fleet: Fleet, queue: KvQueue) -> None:
     # With the lease of 30 s that is the default: the lock lasts for two of them.
     listeners = await asyncio.gather(fleet.start(), fleet.start())

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.faults.gauges import growth, needs_proc
 from tests.faults.measured import measured
 
@@ -12,6 +14,7 @@ WARM_UP = 5
 pytestmark = needs_proc
 
 
+@pytest.mark.long
 def test_a_million_messages_leave_a_process_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "q.db"
 

@@ -1,6 +1,8 @@
 """A directory for servers; they end and it goes when its process ends, however that ends."""
 
+import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,6 +17,10 @@ from typing import Self
 WARDEN = Path(__file__).with_name("warden.py")
 START_S = 60.0
 LOOK_S = 0.01
+
+MEMORY = Path("/dev/shm")
+ROOM_BYTES = 4 * 2**30
+"""More than all servers of a run take together."""
 
 # below the ports that the kernel gives to clients, one of which could take it during a restart
 PORTS = range(20_000, 32_000)
@@ -88,6 +94,18 @@ class ServerDirectory:
                 raise DidNotStartError(f"{command}: {log.read_text()[-1000:]}")
             time.sleep(LOOK_S)
         return server
+
+
+def fleeting() -> str:
+    """Where to keep what may be lost with the machine: in memory, where it has room.
+
+    Files cost the kernel a multiple on a disk, above all new ones in the place of others that
+    were removed a moment ago. Who names a place in the environment has it there.
+    """
+    if "TMPDIR" in os.environ or not os.access(MEMORY, os.W_OK):
+        return tempfile.gettempdir()
+    room = shutil.disk_usage(MEMORY).free
+    return str(MEMORY) if room >= ROOM_BYTES else tempfile.gettempdir()
 
 
 def free_port() -> int:

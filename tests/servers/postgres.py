@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from tests.servers.directory import START_S, DidNotStartError, ServerDirectory, free_port
+from tests.servers.directory import START_S, DidNotStartError, ServerDirectory, fleeting, free_port
 from tests.servers.wheels import unusable, wheel
 
 Mode = Literal["smart", "fast", "immediate"]
@@ -88,6 +88,11 @@ class PostgresServer:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    def configure(self, settings: Mapping[str, object]) -> None:
+        """Write into its configuration file, which it reads when it starts."""
+        with (self.data / "postgresql.conf").open("a") as file:
+            file.writelines(f"{name} = '{settings[name]}'\n" for name in settings)
+
     def start(self) -> None:
         """Start it, and wait until it lets clients in.
 
@@ -128,13 +133,14 @@ class PostgresServer:
     def replica(self) -> "PostgresServer":
         """Start a hot standby that streams from here; it ends with this server."""
         replica = PostgresServer(self._directory, next(self._replicas), self._password)
-        _run("pg_basebackup", "-D", replica.data, "-d", self.url, "-R", "-c", "fast", "--no-sync")
+        backup = _binary("pg_basebackup")
+        _run(backup, "-D", replica.data, "-d", self.url, "-R", "-c", "fast", "--no-sync")
         replica.start()
         return replica
 
     def promote(self) -> None:
         """Make a replica take writes; returns when it does."""
-        _run("pg_ctl", "promote", "-D", self.data)
+        _run(_binary("pg_ctl"), "promote", "-D", self.data)
 
     def _says_ready(self, pid: int) -> bool:
         """It listens before it lets anybody in; the last line of this file tells."""
@@ -149,21 +155,29 @@ def postgres_server(
     within: Path | None = None,
     *,
     fsync: bool = True,
+    copied: bool = False,
     settings: Mapping[str, object] | None = None,
 ) -> Iterator[PostgresServer]:
     """Run a server with an empty database for the time of a `with`.
 
     Args:
-        within: where to make its directory, by default among the temporary ones.
+        within: where to make its directory, by default among the temporary ones; in memory where
+            it does not sync.
         fsync: False is faster, and loses nothing but at a crash of the machine.
+        copied: whether from a cluster that this process keeps for its many servers, because
+            `initdb` takes ten times as long as a copy. They have the same password.
         settings: of its configuration file, where `ALTER SYSTEM` can still change them.
     """
     if reason := missing():
         raise DidNotStartError(reason)
     safety = {} if fsync else {"fsync": "off", "full_page_writes": "off"}
-    with ServerDirectory(within) as directory:
-        server = PostgresServer(directory, "postgres", secrets.token_hex(8))
-        _initialise(server, fsync=fsync, settings={**_OURS, **safety, **(settings or {})})
+    with ServerDirectory(within or (None if fsync else fleeting())) as directory:
+        if copied:
+            server = _model().copied(directory)
+        else:
+            server = PostgresServer(directory, "postgres", secrets.token_hex(8))
+            _initialise(server, fsync=fsync)
+        server.configure({**safety, **(settings or {})})
         server.start()
         yield server
 
@@ -179,28 +193,50 @@ def missing() -> str | None:
         return str(error)
 
 
-def _initialise(server: PostgresServer, *, fsync: bool, settings: Mapping[str, object]) -> None:
+class _Model:
+    """A cluster that is never started, so that copies of it can be made at any time."""
+
+    def __init__(self, directory: ServerDirectory) -> None:
+        self._password = secrets.token_hex(8)
+        self._server = PostgresServer(directory, "model", self._password)
+        _initialise(self._server, fsync=False)
+
+    def copied(self, directory: ServerDirectory) -> PostgresServer:
+        server = PostgresServer(directory, "postgres", self._password)
+        _run("cp", "-pR", self._server.data, server.data)
+        return server
+
+
+@functools.cache
+def _model() -> _Model:
+    """Of this process, with which it goes."""
+    return _Model(ServerDirectory(fleeting()))
+
+
+def _initialise(server: PostgresServer, *, fsync: bool) -> None:
     secret = server.data.with_suffix(".password")
     secret.touch(mode=0o600)
     secret.write_text(server.url.split(":")[2].split("@")[0])
     _run(
-        "initdb",
+        _binary("initdb"),
         *("-D", server.data, "-U", "postgres", "-E", "utf8"),
         # the socket lies in a directory that is the server's only
         *("--auth-local=trust", "--auth-host=scram-sha-256", f"--pwfile={secret}"),
-        *itertools.chain.from_iterable(("-c", f"{name}={settings[name]}") for name in settings),
+        # here, and not only later: one of them says how the password is kept
+        *itertools.chain.from_iterable(("-c", f"{name}={_OURS[name]}") for name in _OURS),
         # synced, or the kernel would write the new files back while the first rows are measured
         *(() if fsync else ("--no-sync",)),
     )
 
 
-def _run(name: str, *words: object) -> None:
-    command = [*_account(), _binary(name), *map(str, words)]
+def _run(*words: object) -> None:
+    """As the account that the servers run as."""
+    command = [*_account(), *map(str, words)]
     ended = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd="/", check=False
     )
     if ended.returncode:
-        raise DidNotStartError(f"{name} {words}: {ended.stderr[-1000:]}")
+        raise DidNotStartError(f"{command}: {ended.stderr[-1000:]}")
 
 
 @functools.cache
