@@ -99,7 +99,9 @@ class Drain:
     async def _end(self, hold: Hold, settlement: Settlement | None) -> None:
         hold.ended = True
         if settlement is not None:
-            await self._store.settle([settlement])
+            (held,) = await self._store.settle([settlement])
+            if not isinstance(held, bool):
+                await asyncio.shield(held)
         elif not hold.settled:
             # A thread cannot be stopped, and its message must not be given back before it ends.
             await in_own_thread(self._late(hold).wait)

@@ -172,6 +172,10 @@ class Settlement(NamedTuple):
     ordering_key: str | None = None
 
 
+ROW_BYTES: Final = 256
+"""About what a message takes beside its payload."""
+
+
 class AtomicWrite(NamedTuple):
     """The one way to change the store: all of it or nothing.
 
@@ -184,6 +188,17 @@ class AtomicWrite(NamedTuple):
     sends: Sequence[Send] = ()
     settlements: Sequence[Settlement] = ()
     versioned: bool = False
+
+    @property
+    def size_bytes(self) -> int:
+        """About what it takes in a database."""
+        size_bytes = 0
+        for send in self.sends:
+            size_bytes += ROW_BYTES + len(send.data)
+        for mutation in self.mutations:
+            if isinstance(mutation, KvSet):
+                size_bytes += len(mutation.value)
+        return size_bytes
 
 
 class Committed(NamedTuple):

@@ -154,7 +154,8 @@ class KvQueueSettings(BaseSettings):
         default=5,
         ge=1,
         le=100,
-        description="Connections to PostgreSQL at the most, beside one that listens.",
+        description="Connections to PostgreSQL at the most, beside one that listens and 4 that "
+        "wait for callers' transactions.",
     )
 
 

@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
-from typing import Final
+from itertools import chain, repeat
+from typing import Any, Final
 
 from kvqueue_fastapi.message import Hold
 from kvqueue_fastapi.model import Outcome, Settlement
@@ -13,24 +14,31 @@ from kvqueue_fastapi.store.base import Store
 log = logging.getLogger("kvqueue_fastapi")
 
 BACKOFF_S: Final = (0.2, 0.5, 2.0)
-"""How long to wait after the first, second, … refusal in a row: each is logged."""
+"""How long to wait before what was refused is tried again: each time is logged."""
 
 
 class Settler:
     """Takes settlements from handlers that have ended, and keeps trying to store them.
 
-    A hold leaves `holds` only when that is done, so that its lease is kept meanwhile.
+    A hold leaves `holds` only when that is done, so that its lease is kept meanwhile. Nothing
+    waits for what may have to wait itself: for the lock of an ordering key, or for a store that
+    has refused it.
     """
 
     def __init__(self, store: Store, holds: dict[int, Hold]) -> None:
         self._store = store
         self._holds = holds
         self._ended: list[Settlement] = []
+        self._refused: list[Settlement] = []
+        self._why: Exception | None = None
+        self._given_up = 0
+        self._has_refused = False  # while it was to finish
+        self._is_trying_again = False
+        self._under_way: set[asyncio.Task[None]] = set()
         self._some = asyncio.Event()
         self._finish = asyncio.Event()
         self._written = asyncio.Event()
         self._written.set()
-        self._refusals = 0
 
     def add(self, settlement: Settlement) -> None:
         """Take one in; it is written with whatever else has come by then."""
@@ -45,74 +53,106 @@ class Settler:
 
     async def run(self) -> None:
         """Write what comes, until `finish`."""
-        while self._ended or not self._finish.is_set():
-            await self._some.wait()
-            self._some.clear()
-            ended, self._ended = self._ended, []
-            if ended and not await self._write(ended) and self._finish.is_set():
-                return
-            if not self._ended:
-                self._written.set()
+        try:
+            while not (self._finish.is_set() and self._written.is_set()):
+                await self._some.wait()
+                self._some.clear()
+                ended, self._ended = self._ended, []
+                if self._has_refused:
+                    self._give_up(ended)
+                    self._note_written()
+                elif ended:
+                    await self._start(self._write(ended))
+            if self._given_up:
+                self._log_refusal(self._given_up, "they come again")
+        finally:
+            for task in self._under_way:
+                task.cancel()
 
     def finish(self) -> None:
         """Let `run` end when all is written, or when the store refuses."""
         self._finish.set()
         self._some.set()
 
-    async def _write(self, ended: Sequence[Settlement]) -> bool:
-        # After a refusal each by itself: one that lies on a damaged page holds up no other.
-        parts = [[one] for one in ended] if self._refusals else [ended]
-        answers = await asyncio.gather(*map(self._store.settle, parts), return_exceptions=True)
-        refused: list[Settlement] = []
-        error: Exception | None = None
-        for part, answer in zip(parts, answers, strict=True):
-            if isinstance(answer, Exception):
-                refused += part
-                error = answer
-            elif isinstance(answer, BaseException):
-                raise answer
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._is_over)
+        return task
+
+    def _is_over(self, task: asyncio.Task[None]) -> None:
+        self._under_way.discard(task)
+        self._note_written()
+
+    def _note_written(self) -> None:
+        if not (self._under_way or self._ended):
+            self._written.set()
+            if self._finish.is_set():
+                self._some.set()
+
+    async def _write(self, part: Sequence[Settlement]) -> None:
+        try:
+            answers = await self._store.settle(part)
+        except Exception as error:  # noqa: BLE001 because it is told of, and tried again
+            self._has_refused = self._finish.is_set()
+            self._take_back(part, error)
+            return
+        for settlement, held in zip(part, answers, strict=True):
+            if isinstance(held, bool):
+                self._let_go(settlement, was_held=held)
             else:
-                self._let_go(part, answer)
-        if error is None:
-            self._refusals = 0
-            return True
-        await self._take_back(refused, error)
-        return False
+                self._start(self._await(settlement, held))
 
-    def _let_go(self, settled: Sequence[Settlement], held: Sequence[bool]) -> None:
-        for settlement, was_held in zip(settled, held, strict=True):
-            hold = self._holds.get(settlement.id)
-            if hold is not None and hold.claim.token == settlement.token:
-                # Else this process has claimed it anew, after a lease that was lost.
-                del self._holds[settlement.id]
-            if not was_held and settlement.outcome is not Outcome.RELEASE:
-                with suppress(Exception):  # no log that fails may end it
-                    log.warning(
-                        "Message %d was settled too late: its lease was lost, and another "
-                        "process may have handled it as well",
-                        settlement.id,
-                    )
+    async def _await(self, settlement: Settlement, held: asyncio.Future[bool]) -> None:
+        try:
+            # Shielded, because a handler that has ended stays ended, whoever is cancelled.
+            self._let_go(settlement, was_held=await asyncio.shield(held))
+        except Exception as error:  # noqa: BLE001 because it is told of, and tried again
+            self._take_back([settlement], error)
 
-    async def _take_back(self, refused: Sequence[Settlement], error: Exception) -> None:
-        is_last = self._finish.is_set()
+    async def _try_again(self) -> None:
+        """Write what was refused, each by itself: one on a damaged page holds up no other."""
+        pauses_s = chain(BACKOFF_S, repeat(BACKOFF_S[-1]))
+        while self._refused:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._finish.wait(), next(pauses_s))
+            refused, self._refused = self._refused, []
+            if self._has_refused:
+                self._give_up(refused)
+                break
+            self._log_refusal(len(refused), "the listener tries again")
+            await asyncio.gather(*(self._write([one]) for one in refused))
+        self._is_trying_again = False
+
+    def _let_go(self, settlement: Settlement, *, was_held: bool) -> None:
+        hold = self._holds.get(settlement.id)
+        if hold is not None and hold.claim.token == settlement.token:
+            # Else this process has claimed it anew, after a lease that was lost.
+            del self._holds[settlement.id]
+        if not was_held and settlement.outcome is not Outcome.RELEASE:
+            with suppress(Exception):  # no log that fails may end it
+                log.warning(
+                    "Message %d was settled too late: its lease was lost, and another "
+                    "process may have handled it as well",
+                    settlement.id,
+                )
+
+    def _take_back(self, refused: Sequence[Settlement], error: Exception) -> None:
+        self._why = error
+        if self._finish.is_set():
+            self._give_up(refused)
+            return
+        self._refused += refused
+        if not self._is_trying_again:
+            self._is_trying_again = True
+            self._start(self._try_again())
+
+    def _give_up(self, refused: Sequence[Settlement]) -> None:
+        self._given_up += len(refused)
+        # Nobody prolongs them any more, so that they come again soon.
+        for settlement in refused:
+            self._holds.pop(settlement.id, None)
+
+    def _log_refusal(self, count: int, what_now: str) -> None:
         with suppress(Exception):  # no log that fails may end it
-            log.error(
-                "%d messages could not be settled; %s",
-                len(refused),
-                "they come again" if is_last else "the listener tries again",
-                exc_info=error,
-            )
-        if is_last:
-            # Nobody prolongs them any more, so that they come again soon.
-            for settlement in refused:
-                self._holds.pop(settlement.id, None)
-        else:
-            self._ended = [*refused, *self._ended]
-            await self._rest()
-            self._some.set()
-
-    async def _rest(self) -> None:
-        pause_s = BACKOFF_S[min(self._refusals, len(BACKOFF_S) - 1)]
-        self._refusals += 1
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._finish.wait(), pause_s)
+            log.error("%d messages could not be settled; %s", count, what_now, exc_info=self._why)

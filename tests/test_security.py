@@ -5,6 +5,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,11 +21,6 @@ from kvqueue_fastapi.store.sqlite.connection import Patience, connect
 from tests.contract.harness import Seen, running
 
 PACKAGE: Final = Path(kvqueue_fastapi.__file__).parent
-TREES: Final = {
-    path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text("utf-8"))
-    for path in PACKAGE.rglob("*.py")
-}
-
 UNSAFE_CALLS: Final = {"eval", "exec", "compile", "__import__"}
 UNSAFE_MODULES: Final = {
     "pickle", "marshal", "shelve", "dill", "cloudpickle", "jsonpickle", "yaml",
@@ -62,8 +58,17 @@ COMPOSES: Final = {"format", "join", "replace", "format_map", "substitute"}
 CONSTANT: Final = re.compile(r"_?[A-Z][A-Z0-9_]*")
 
 
+@cache
+def trees() -> dict[str, ast.Module]:
+    """Every module, by its path within the package."""
+    return {
+        path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text("utf-8"))
+        for path in PACKAGE.rglob("*.py")
+    }
+
+
 def nodes(*kinds: type[Any]) -> Iterator[tuple[str, Any]]:
-    for name, tree in TREES.items():
+    for name, tree in trees().items():
         yield from ((name, node) for node in ast.walk(tree) if isinstance(node, kinds))
 
 
@@ -73,7 +78,7 @@ def test_nothing_in_the_package_makes_objects_or_code_of_data() -> None:
     names = {node.id for _, node in nodes(ast.Name)}
     attributes = {(name, node.attr) for name, node in nodes(ast.Attribute)} - COMMANDS
 
-    assert len(TREES) > 60
+    assert len(trees()) > 60
     assert not {module.partition(".")[0] for module in modules} & UNSAFE_MODULES
     assert not names & UNSAFE_CALLS
     assert not {attribute for _, attribute in attributes} & UNSAFE_NAMES
@@ -98,7 +103,7 @@ def is_docstring(node: ast.AST) -> bool:
 
 @pytest.mark.parametrize("name", STATEMENTS)
 def test_statements_are_complete_before_any_value_is_known(name: str) -> None:
-    tree = TREES[name]
+    tree = trees()[name]
     makers = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     made = [node for node in calls if isinstance(node.func, ast.Name) and node.func.id in makers]

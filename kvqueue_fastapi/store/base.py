@@ -44,10 +44,19 @@ class Clock(Protocol):
 
 
 class SettleRequest(NamedTuple):
-    """Claims that ended, each for itself. Answer: list of bool, whether the lease still held."""
+    """Claims that ended, each for itself. Answer: list of `Held`.
+
+    Attributes:
+        settlements: how they ended.
+        waits: for all of them, however long one has to wait.
+    """
 
     settlements: Sequence[Settlement]
+    waits: bool = False
 
+
+Held = bool | asyncio.Future[bool]
+"""Whether a lease held, now or later."""
 
 Taken = Callable[[Claimed], None]
 """Told of claims at once, in the store's own thread, however busy the event loop is."""
@@ -119,8 +128,12 @@ class Store(Protocol):
         """
         ...
 
-    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
-        """End claims, each by itself. Returns, in order, whether the lease still held."""
+    async def settle(self, settlements: Sequence[Settlement]) -> list[Held]:
+        """End claims, each by itself.
+
+        Returns: in order, whether the lease still held. Where one must wait for long, its place
+            has the answer that comes.
+        """
         ...
 
     async def claim(self, request: ClaimRequest) -> Claimed:

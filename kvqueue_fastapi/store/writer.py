@@ -7,7 +7,7 @@ flush of the disk and a lone one waits for nobody.
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 from kvqueue_fastapi.errors import KvQueueClosedError
@@ -37,6 +37,22 @@ class WriteBatch(Generic[Request]):
         self.requests: list[Request] = []
         self.futures: list[asyncio.Future[Any]] = []
         self.taken = self.behind = 0
+
+    def take_out(self, places: Container[int]) -> "WriteBatch[Request]":
+        """Take out what stands at these places, as a batch of its own."""
+        gone: WriteBatch[Request] = WriteBatch()
+        pairs = list(zip(self.requests, self.futures, strict=True))
+        self.requests, self.futures = [], []
+        for place, (request, future) in enumerate(pairs):
+            (gone if place in places else self).add(request, future)
+        gone.taken = len(gone.requests)
+        self.taken -= gone.taken
+        return gone
+
+    def add(self, request: Request, future: asyncio.Future[Any]) -> None:
+        """Put a request at its end."""
+        self.requests.append(request)
+        self.futures.append(future)
 
 
 class Writer(Generic[Request]):
@@ -82,7 +98,7 @@ class Writer(Generic[Request]):
         """Give the next batch to whoever writes, one at a time. It may be empty."""
         self._begun = False
         batch: WriteBatch[Request] = WriteBatch()
-        requests, futures, waiting = batch.requests, batch.futures, self._waiting
+        requests, waiting = batch.requests, self._waiting
         room_bytes = MAX_BATCH_BYTES
         while waiting and len(requests) < MAX_BATCH:
             request, size_bytes, future = waiting[0]
@@ -92,8 +108,7 @@ class Writer(Generic[Request]):
             batch.taken += 1
             if not future.cancelled():  # else nobody waits for it, and those behind it do
                 room_bytes -= size_bytes
-                requests.append(request)
-                futures.append(future)
+                batch.add(request, future)
         batch.behind = len(waiting)
         if batch.behind and not self._begun:
             self._begun = True

@@ -109,10 +109,10 @@ def spoil_batches(store: AnyStore, patch: pytest.MonkeyPatch) -> None:
         return
     together = store._lanes._together
 
-    async def alone(changes: Any, ids: Any, claims: Any) -> Any:
+    async def alone(changes: Any, ids: Any, claims: Any, wait: Any) -> Any:
         if len(changes) + len(claims) > 1:
             _refuse()
-        return await together(changes, ids, claims)
+        return await together(changes, ids, claims, wait)
 
     patch.setattr(store._lanes, "_together", alone)
 

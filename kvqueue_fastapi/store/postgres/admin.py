@@ -152,7 +152,8 @@ class PostgresAdmin:
         return await self._sessions.attempt(lambda session: session.fetch(statement, *values))
 
     async def _transact(self, work: Callable[[Transaction], Awaitable[R]]) -> R:
-        result = await self._run(lambda: self._sessions.transact(work))
+        # It locks keys that a caller's transaction may have.
+        result = await self._run(lambda: self._sessions.transact(work, waits=True))
         self._changed()
         return result
 

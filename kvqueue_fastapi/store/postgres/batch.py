@@ -6,6 +6,7 @@ nothing, and a hundred take as many statements as one.
 """
 
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
 from kvqueue_fastapi.errors import (
@@ -22,7 +23,7 @@ from kvqueue_fastapi.model import (
     Send,
     Settlement,
 )
-from kvqueue_fastapi.store.base import SettleRequest
+from kvqueue_fastapi.store.base import ClaimRequest, Request, SettleRequest
 from kvqueue_fastapi.store.effects import writes_keys
 from kvqueue_fastapi.store.postgres import locks
 from kvqueue_fastapi.store.postgres import statements as sql
@@ -33,6 +34,20 @@ from kvqueue_fastapi.store.postgres.keys import Keys
 from kvqueue_fastapi.store.postgres.sends import KnownTypes, columns, insert, promote_heads
 
 Change = AtomicWrite | SettleRequest
+
+
+class HeldUp(NamedTuple):
+    """The answer to a request of which a caller's transaction has a lock: nothing was done.
+
+    Attributes:
+        lock: its number.
+    """
+
+    lock: int
+
+
+class PartlyHeldUp(list[bool | HeldUp]):
+    """The answer to settlements of which some are not done."""
 
 
 class _Remembered(NamedTuple):
@@ -74,6 +89,23 @@ def needs_of(requests: Iterable[Change]) -> Needs:
             if settlement.ordering_key is not None:
                 needs.locks.add(locks.ordering(settlement.ordering_key))
     return needs
+
+
+def key_locks(request: Request) -> frozenset[int]:
+    """The locks that it cannot do without, and that somebody may have for long: those of keys."""
+    if isinstance(request, ClaimRequest) or _can_be_parted(request):
+        return frozenset()
+    return frozenset(needs_of([request]).locks - {locks.VERSIONS})
+
+
+def held_up_by(missing: AbstractSet[int], requests: Sequence[Request]) -> dict[int, HeldUp]:
+    """The places of those that need one of these locks."""
+    places: dict[int, HeldUp] = {}
+    for place, request in enumerate(requests):
+        lock = next((number for number in key_locks(request) if number in missing), None)
+        if lock is not None:
+            places[place] = HeldUp(lock)
+    return places
 
 
 def is_only_sent(request: Change) -> bool:
@@ -140,6 +172,8 @@ class Batch:
         requests: Sequence[Change],
         now_ms: int | None,
         ids: Sequence[Sequence[int]],
+        *,
+        briefly: bool = False,
     ) -> list[Any]:
         """Apply all requests within a transaction.
 
@@ -148,17 +182,25 @@ class Batch:
             requests: in the order in which they came.
             now_ms: when; None: the server knows.
             ids: for what each request sends.
+            briefly: the transaction ends at once, and waits for no caller's.
 
-        Returns: in order, the answer to each; an exception is an answer.
+        Returns: in order, the answer to each; an exception is an answer, and so is `HeldUp`.
         """
         needs = needs_of(requests)
-        locked = await locks.lock(session, self._schema, needs.locks, now_ms)
-        session.xid = locked.xid
-        plan = _Plan(locked.now_ms, needs)
+        lock = locks.lock_briefly if briefly else locks.lock
+        locked = await lock(session, self._schema, needs.locks, now_ms)
+        session.xid, missing = locked.xid, locked.missing
+        held_up = held_up_by(missing, requests) if missing else {}
+        possible = {
+            place: _without(request, missing)
+            for place, request in enumerate(requests)
+            if place not in held_up
+        }
+        plan = _Plan(locked.now_ms, needs_of(possible.values()) if missing else needs)
         await plan.load(session)
         answers = [
-            plan.settle(request) if isinstance(request, SettleRequest) else plan.write(request, own)
-            for request, own in zip(requests, ids, strict=True)
+            held_up.get(place) or _whole(request, plan.apply(possible[place], ids[place]), missing)
+            for place, request in enumerate(requests)
         ]
         await self._types.remember(session, {send.type for send in plan.sends}, locked.now_ms)
         await plan.store(session)
@@ -169,6 +211,32 @@ class Batch:
         for request, answer in zip(requests, answers, strict=True):
             if isinstance(request, AtomicWrite) and isinstance(answer, Committed) and answer.ok:
                 self._types.know([send.type for send in request.sends])
+
+
+def _can_be_parted(request: Change) -> bool:
+    return isinstance(request, SettleRequest) and not request.waits
+
+
+def _is_missing(settlement: Settlement, missing: AbstractSet[int]) -> HeldUp | None:
+    key = settlement.ordering_key
+    if key is None or (lock := locks.ordering(key)) not in missing:
+        return None
+    return HeldUp(lock)
+
+
+def _without(request: Change, missing: AbstractSet[int]) -> Change:
+    """The request, without the settlements of keys that are missing."""
+    if not (missing and isinstance(request, SettleRequest)):
+        return request
+    return SettleRequest([one for one in request.settlements if not _is_missing(one, missing)])
+
+
+def _whole(request: Change, answer: Any, missing: AbstractSet[int]) -> Any:
+    """The answer to a request of which `_without` was applied."""
+    if not (missing and isinstance(request, SettleRequest)):
+        return answer
+    given = iter(answer)
+    return PartlyHeldUp(_is_missing(one, missing) or next(given) for one in request.settlements)
 
 
 def _add_send(needs: Needs, send: Send) -> None:
@@ -213,11 +281,13 @@ class _Plan:
             ):
                 self._remembered[kind, key] = _Remembered(*found)
 
-    def settle(self, request: SettleRequest) -> list[bool]:
-        """Plan the end of claims, each for itself."""
-        return [self._endings.end(settlement) for settlement in request.settlements]
+    def apply(self, request: Change, ids: Sequence[int]) -> Any:
+        """Plan a request. Returns its answer."""
+        if isinstance(request, SettleRequest):
+            return [self._endings.end(settlement) for settlement in request.settlements]
+        return self._write(request, ids)
 
-    def write(self, write: AtomicWrite, ids: Sequence[int]) -> Any:
+    def _write(self, write: AtomicWrite, ids: Sequence[int]) -> Any:
         """Plan a write, whole or not at all."""
         version = None
         try:

@@ -5,31 +5,35 @@ flood of them holds up no settlement.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, NamedTuple
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from kvqueue_fastapi.errors import KvQueueError, StoreBusyError
-from kvqueue_fastapi.model import AtomicWrite, Claimed, Committed, KvSet, Send, Settlement
-from kvqueue_fastapi.store.base import ClaimRequest, Request, SettleRequest
+from kvqueue_fastapi.model import AtomicWrite, Claimed, Committed, Send, Settlement
+from kvqueue_fastapi.store.base import ClaimRequest, Held, Request, SettleRequest
 from kvqueue_fastapi.store.effects import may_change, writes_keys
 from kvqueue_fastapi.store.offers import Offers
 from kvqueue_fastapi.store.postgres.batch import (
     Batch,
     Change,
+    HeldUp,
+    PartlyHeldUp,
     cannot_be_stored,
+    held_up_by,
     is_only_done,
     is_only_sent,
+    key_locks,
 )
 from kvqueue_fastapi.store.postgres.claims import Claims
 from kvqueue_fastapi.store.postgres.connection import OwnSession
 from kvqueue_fastapi.store.postgres.database_loop import DatabaseLoop
+from kvqueue_fastapi.store.postgres.held_up import HeldRequest, Lines
 from kvqueue_fastapi.store.postgres.ids import Ids
 from kvqueue_fastapi.store.postgres.leases import new_token
+from kvqueue_fastapi.store.postgres.locks import StillHeldError, wait_for
 from kvqueue_fastapi.store.postgres.sessions import Sessions, Transaction
 from kvqueue_fastapi.store.writer import WriteBatch, Writer
-
-ROW_BYTES: Final = 256
-"""About what a message takes beside its payload."""
 
 
 class Written(NamedTuple):
@@ -56,6 +60,23 @@ offers name all that it may be."""
 
 Ring = Callable[[Written], None]
 """Told in the database's event loop of what was written, for other processes."""
+
+
+class _Wait(NamedTuple):
+    """For a lock that a caller's transaction has, and then for what else a request needs.
+
+    Attributes:
+        lock: its number.
+        within_ms: how long.
+    """
+
+    lock: int
+    within_ms: int
+
+    def locks(self, request: Request) -> list[int]:
+        """All that a request needs, in the order in which to wait for them."""
+        needed = key_locks(request)
+        return sorted(needed, key=lambda number: (number != self.lock, number))
 
 
 class Lane:
@@ -133,33 +154,41 @@ class Lanes:
         self._ring = ring
         self._loop = asyncio.get_running_loop()
         self.offers = Offers()
+        self._held_up = Lines(database, sessions.patience, self._write_held, self._refuse)
         self._sends = Lane(database, self._write)
         self._writes = Lane(database, self._write)
         self._settlements = Lane(database, self._write)
 
     def commit(self, write: AtomicWrite) -> asyncio.Future[Committed]:
         """Write all of it durably, or nothing."""
-        size_bytes = 0
-        for send in write.sends:
-            size_bytes += ROW_BYTES + len(send.data)
-        for mutation in write.mutations:
-            if isinstance(mutation, KvSet):
-                size_bytes += len(mutation.value)
         lane = self._sends if is_only_sent(write) else self._writes
-        return lane.writer.submit(write, size_bytes)
+        return lane.writer.submit(write, write.size_bytes)
 
-    def settle(self, settlements: Sequence[Settlement]) -> asyncio.Future[list[bool]]:
+    def settle(
+        self, settlements: Sequence[Settlement], *, waits: bool = False
+    ) -> asyncio.Future[list[Held]]:
         """End claims, each by itself."""
         # Dead letters write keys, and wait for those who write keys before them.
         lane = self._writes if any(map(writes_keys, settlements)) else self._settlements
-        return lane.writer.submit(SettleRequest(settlements))
+        return lane.writer.submit(SettleRequest(settlements, waits))
 
     async def settle_now(self, settlements: Sequence[Settlement]) -> list[bool]:
         """`settle`, from within the database's event loop."""
-        answer = (await self._apply([SettleRequest(settlements)]))[0]
+        return [await self._settle_now(SettleRequest([one], waits=True)) for one in settlements]
+
+    async def _settle_now(self, request: SettleRequest) -> bool:
+        patience = self._sessions.patience
+        until = time.monotonic() + patience.seconds
+        answer = (await self._apply([request]))[0]
+        while isinstance(answer, HeldUp):
+            try:
+                answer = (await self._apply([request], _Wait(answer.lock, patience.lock_ms)))[0]
+            except StillHeldError:
+                if time.monotonic() > until:
+                    raise
         if isinstance(answer, Exception):
             raise answer
-        held: list[bool] = answer
+        held: bool = answer[0]
         return held
 
     async def close(self) -> None:
@@ -170,13 +199,19 @@ class Lanes:
 
     async def _write(self, writer: Writer[Request]) -> None:
         batch = writer.take()
-        if not batch.requests:  # who asked was cancelled, or has the answer of those before
+        if self._held_up.locks:
+            self._set_apart(writer, batch, held_up_by(self._held_up.locks, batch.requests))
+        if not batch.requests:  # who asked was cancelled, has the answer of those before, or waits
             self._on_loop(lambda: writer.answer(batch, ()))
             return
         taken_up: list[Callable[[], None]] = []
         try:
             taken_up = self.offers.take_up(batch)
             answers = await self._apply(batch.requests)
+            held_up = _held_up(answers)
+            if held_up:
+                answers = [one for place, one in enumerate(answers) if place not in held_up]
+                self._set_apart(writer, batch, held_up)
         except BaseException as error:  # noqa: BLE001 because it is every caller's answer
             if isinstance(error, StoreBusyError):
                 writer.join(batch)
@@ -186,6 +221,58 @@ class Lanes:
             written = _written(batch.requests, answers)
             self._ring(written)
         self._on_loop(lambda: self._answer(writer, batch, written, taken_up))
+
+    def _set_apart(
+        self, writer: Writer[Request], batch: WriteBatch[Request], held_up: Mapping[int, HeldUp]
+    ) -> None:
+        """Have the requests at these places wait, and none of the others for them."""
+        since = time.monotonic()
+        gone = batch.take_out(held_up)
+        for by, request, future in zip(held_up.values(), gone.requests, gone.futures, strict=True):
+            size_bytes = request.size_bytes if isinstance(request, AtomicWrite) else 0
+            self._held_up.add(HeldRequest(request, future, writer, by.lock, size_bytes, since))
+
+    async def _write_held(self, batch: Sequence[HeldRequest], within_ms: int) -> list[HeldRequest]:
+        requests = [one.request for one in batch]
+        try:
+            answers = await self._apply(requests, _Wait(batch[0].lock, within_ms))
+        except StillHeldError as error:
+            return [batch[0]._replace(lock=error.lock), *batch[1:]]
+        except BaseException as error:  # noqa: BLE001 because it is every caller's answer
+            self._refuse(batch, error)
+            return []
+        still = _held_up(answers)
+        done = [one for place, one in enumerate(batch) if place not in still]
+        own = [one for place, one in enumerate(answers) if place not in still]
+        written = _written([one.request for one in done], own)
+        self._ring(written)
+        self._on_loop(lambda: self._answer_held(done, written))
+        return [
+            batch[place]._replace(lock=by.lock)
+            if by.lock in key_locks(requests[place])
+            else batch[place]
+            for place, by in still.items()
+        ]
+
+    def _refuse(self, batch: Sequence[HeldRequest], error: BaseException) -> None:
+        if not batch:
+            return
+        written = Written([error] * len(batch), False, False, False, False)
+        self._on_loop(lambda: self._answer_held(batch, written))
+
+    def _answer_held(self, batch: Sequence[HeldRequest], written: Written) -> None:
+        try:
+            self._tell(written, [])
+        finally:
+            for writer in {one.writer for one in batch}:
+                part: WriteBatch[Request] = WriteBatch()
+                answers: list[Any] = []
+                for held, answer in zip(batch, written.answers, strict=True):
+                    if held.writer is writer:
+                        part.add(held.request, held.future)
+                        answers.append(answer)
+                part.taken = len(answers)
+                writer.answer(part, answers)
 
     def _answer(
         self,
@@ -197,7 +284,22 @@ class Lanes:
         try:
             self._tell(written, taken_up)
         finally:
+            for place, answer in enumerate(written.answers):
+                if isinstance(answer, PartlyHeldUp):
+                    written.answers[place] = self._completed(batch.requests[place], answer)
             writer.answer(batch, written.answers)
+
+    def _completed(self, request: Request, answer: PartlyHeldUp) -> list[Held]:
+        """The answer to settlements, with the tasks of those that have to wait."""
+        settlements = () if isinstance(request, ClaimRequest) else request.settlements
+        return [
+            self._loop.create_task(self._settle(settlement)) if isinstance(one, HeldUp) else one
+            for settlement, one in zip(settlements, answer, strict=True)
+        ]
+
+    async def _settle(self, settlement: Settlement) -> bool:
+        (held,) = await self.settle([settlement], waits=True)
+        return held is True
 
     def _on_loop(self, call: Callable[[], None]) -> None:
         try:
@@ -205,17 +307,26 @@ class Lanes:
         except RuntimeError:  # it was closed: nobody is left there
             return
 
-    async def _apply(self, requests: Sequence[Request]) -> list[Any]:
+    async def _apply(self, requests: Sequence[Request], wait: _Wait | None = None) -> list[Any]:
+        """Apply requests. Returns their answers; see `Batch.apply`.
+
+        Args:
+            requests: all of them in one transaction, where that can be.
+            wait: for this lock before.
+
+        Raises:
+            StillHeldError: it was not free in time.
+        """
         changes = [one for one in requests if not isinstance(one, ClaimRequest)]
         claims = [one for one in requests if isinstance(one, ClaimRequest)]
         counts = [len(one.sends) if isinstance(one, AtomicWrite) else 0 for one in changes]
         ids = await self._number(counts)
         try:
-            answers = await self._together(changes, ids, claims)
+            answers = await self._together(changes, ids, claims, wait)
         except KvQueueError as error:
             if len(requests) == 1 or not _is_of_one(error):
                 raise
-            answers = await self._one_by_one(changes, ids, claims)
+            answers = await self._one_by_one(changes, ids, claims, wait)
         _tell_of_claims(claims, answers)
         return answers
 
@@ -232,6 +343,7 @@ class Lanes:
         changes: Sequence[Change],
         ids: Sequence[Sequence[int]],
         claims: Sequence[ClaimRequest],
+        wait: _Wait | None,
     ) -> list[Any]:
         """Offers first among the answers, but last in the transaction: they see all of it."""
         if not claims and all(map(is_only_done, changes)):
@@ -241,13 +353,14 @@ class Lanes:
 
         async def change(session: Any) -> list[Any]:
             if not only_sent:
-                return await self._batch.apply(session, changes, now_ms, ids)
+                return await self._batch.apply(session, changes, now_ms, ids, briefly=True)
             await self._send(session, changes, ids, now_ms)
             return [Committed(True, own) for own in ids]
 
         tokens: list[int] = []
 
         async def work(transaction: Transaction) -> list[Any]:
+            await self._wait(transaction, wait, changes)
             answers = await change(transaction)
             found: list[Any] = []
             for one in claims:
@@ -259,13 +372,21 @@ class Lanes:
             answers = await self._sessions.attempt(change, is_write=True)
         else:
             try:
-                answers = await self._sessions.transact(work)
+                answers = await self._sessions.transact(work, waits=wait is not None)
             except BaseException:
                 self._claims.doubt(tokens)
                 raise
         own = answers[len(claims) :]
         self._batch.committed(changes, own)
         return answers
+
+    async def _wait(
+        self, transaction: Transaction, wait: _Wait | None, changes: Sequence[Change]
+    ) -> None:
+        """For what the first one needs; what the others need as well may be missing."""
+        if wait is not None:
+            locks = wait.locks(changes[0])
+            await wait_for(transaction, self._sessions.schema, locks, wait.within_ms)
 
     async def _send(
         self,
@@ -296,29 +417,39 @@ class Lanes:
         changes: Sequence[Change],
         ids: Sequence[Sequence[int]],
         claims: Sequence[ClaimRequest],
+        wait: _Wait | None,
     ) -> list[Any]:
         """Each in a transaction of its own, so that nobody's error touches a neighbour."""
         answers: list[Any] = []
         busy: StoreBusyError | None = None
         for change, own in zip(changes, ids, strict=True):
             # Patience is for all of them together, not for each.
-            answers.append(busy or await self._alone([change], [own], []))
+            answers.append(busy or await self._alone([change], [own], [], wait))
             if isinstance(answers[-1], StoreBusyError):
                 busy = answers[-1]
-        return [await self._alone([], [], [one]) for one in claims] + answers
+        return [await self._alone([], [], [one], wait) for one in claims] + answers
 
     async def _alone(
         self,
         changes: Sequence[Change],
         ids: Sequence[Sequence[int]],
         claims: Sequence[ClaimRequest],
+        wait: _Wait | None,
     ) -> Any:
         try:
-            return (await self._together(changes, ids, claims))[0]
+            return (await self._together(changes, ids, claims, wait))[0]
         except KvQueueError as error:
             return error
         except Exception as error:  # noqa: BLE001 because it is this caller's answer
             return cannot_be_stored(self._sessions.server, error)
+
+
+def _held_up(answers: Sequence[Any]) -> dict[int, HeldUp]:
+    return {
+        place: HeldUp(one.lock)
+        for place, one in enumerate(answers)
+        if isinstance(one, HeldUp | StillHeldError)
+    }
 
 
 def _settling(changes: Sequence[Change]) -> list[SettleRequest]:

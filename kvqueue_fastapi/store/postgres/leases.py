@@ -98,10 +98,10 @@ class Undertaker:
             return len(released), True
         rows = await transaction.fetch(sql.HELD_BY, listener_id, SLICE)
         text = "the process that handled it died"
-        await self._end(transaction, rows, text, moment, dead=True)
+        ended = await self._end(transaction, rows, text, moment, dead=True)
         if len(rows) < SLICE:
             await transaction.fetch(sql.DELETE_LISTENER, listener_id)
-        return len(rows), len(rows) < SLICE
+        return ended, len(rows) < SLICE or not ended
 
     async def _end(
         self,
@@ -112,12 +112,13 @@ class Undertaker:
         *,
         dead: bool,
     ) -> int:
+        """Returns how many; those whose last crash it is wait where a caller has their key."""
         last = [row for row in candidates if row[3] + 1 >= self._max_crashes]
-        wanted = {locks.ordering(row[2]) for row in last if row[2] is not None}
-        if last:
-            wanted.add(locks.VERSIONS)
-        locked = await locks.lock(transaction, self._schema, wanted, moment.now_ms)
+        keyed = {row[0]: locks.ordering(row[2]) for row in last if row[2] is not None}
+        wanted = {*keyed.values(), locks.VERSIONS} if last else set()
+        locked = await locks.lock_briefly(transaction, self._schema, wanted, moment.now_ms)
         transaction.xid = locked.xid
+        candidates = [row for row in candidates if keyed.get(row[0]) not in locked.missing]
         keys = Keys(locked.now_ms) if last else None
         if keys is not None:
             await keys.load(transaction, ())

@@ -27,6 +27,7 @@ class Pool:
         self._busy: set[Any] = set()
         self._count = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._called = 0  # whose turn it is, before they go on: nobody comes before them
         self._closed = False
 
     async def take(self, timeout_s: float) -> Any:
@@ -35,18 +36,17 @@ class Pool:
         Raises:
             TimeoutError: all are in use.
         """
-        while True:
-            if self._closed:
-                raise KvQueueClosedError
-            while self._idle:
-                connection = self._idle.pop()
-                if not connection.is_closed():
-                    self._busy.add(connection)
-                    return connection
-                self._count -= 1
-            if self._count < self._size:
-                return await self._make()
+        if not self._closed and len(self._idle) + self._size - self._count <= self._called:
             await self._wait(timeout_s)
+        if self._closed:
+            raise KvQueueClosedError
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closed():
+                self._busy.add(connection)
+                return connection
+            self._count -= 1
+        return await self._make()
 
     def give_back(self, connection: Any) -> None:
         """Let others have it, unless it is closed."""
@@ -93,12 +93,15 @@ class Pool:
                 await turn
         except BaseException:
             if turn.done() and not turn.cancelled():
+                self._called -= 1
                 self._call_next()  # it was this one's turn, and is somebody's still
             raise
+        self._called -= 1
 
     def _call_next(self) -> None:
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(None)
+                self._called += 1
                 return

@@ -30,6 +30,8 @@ from kvqueue_fastapi.store.postgres.pool import Pool
 R = TypeVar("R")
 Work = Callable[[OwnSession], Awaitable[R]]
 
+WAITING_SIZE: Final = 4
+"""Connections beside those of the pool, for transactions that wait for those of callers."""
 _SHORTEST_WAIT_S: Final = 0.02
 _LONGEST_WAIT_S: Final = 0.5
 _ENCODINGS: Final = ("UTF8", "SQL_ASCII")
@@ -90,6 +92,7 @@ class Sessions:
         self._is_pooled = settings.postgres_listen_url is not None
         self._listen_url = settings.postgres_listen_url or url
         self._pool = Pool(self._connect, settings.postgres_pool_size)
+        self._waiting = Pool(self._connect, WAITING_SIZE)
         self._lost: set[int] = set()
         self._limits: set[asyncio.Timeout] = set()
         self._life: object = None
@@ -120,6 +123,7 @@ class Sessions:
     async def close(self) -> None:
         """Let go of every connection."""
         self._pool.close()
+        self._waiting.close()
 
     async def attempt(
         self, work: Work[R], *, timeout_s: float | None = None, is_write: bool = False
@@ -157,8 +161,15 @@ class Sessions:
         """As `attempt`, for questions that may take long."""
         return await self.attempt(work, timeout_s=_LOOK_TIMEOUT_S)
 
-    async def transact(self, work: Callable[[Transaction], Awaitable[R]]) -> R:
+    async def transact(
+        self, work: Callable[[Transaction], Awaitable[R]], *, waits: bool = False
+    ) -> R:
         """Run `work` in one transaction, and tell for sure that it was committed.
+
+        Args:
+            work: what to do.
+            waits: for transactions of callers, which may go on for long: on a connection that
+                nobody else needs.
 
         Raises:
             StoreError: it cannot be done, or nobody can say whether it was.
@@ -171,7 +182,8 @@ class Sessions:
                 if await self._has_committed(begun):
                     return result
                 doubts.clear()
-            async with self._session(None, Transaction) as transaction:
+            pool = self._waiting if waits else self._pool
+            async with self._session(None, Transaction, pool) as transaction:
                 life = self._life
                 result = await self._within(transaction, work)
                 begun = Begun(transaction.xid, life)
@@ -238,20 +250,22 @@ class Sessions:
 
     @asynccontextmanager
     async def _session(
-        self, timeout_s: float | None, kind: type[Any] = OwnSession
+        self, timeout_s: float | None, kind: type[Any] = OwnSession, pool: Pool | None = None
     ) -> AsyncGenerator[Any]:
         async with asyncio.timeout(None) as limit:
             self._limits.add(limit)
             try:
-                async with self._acquired(timeout_s, kind) as session:
+                async with self._acquired(timeout_s, kind, pool or self._pool) as session:
                     yield session
             finally:
                 self._limits.discard(limit)
 
     @asynccontextmanager
-    async def _acquired(self, timeout_s: float | None, kind: type[Any]) -> AsyncGenerator[Any]:
+    async def _acquired(
+        self, timeout_s: float | None, kind: type[Any], pool: Pool
+    ) -> AsyncGenerator[Any]:
         patience_s = self.patience.seconds
-        connection = await self._pool.take(patience_s)
+        connection = await pool.take(patience_s)
         pid = connection.get_server_pid()
         try:
             session = kind(connection, self.schema, timeout_s or self.patience.statement_s)
@@ -263,9 +277,10 @@ class Sessions:
                 self._lost.add(pid)
                 connection.terminate()
                 self._pool.suspect()
+                self._waiting.suspect()
             raise
         finally:
-            self._pool.give_back(connection)
+            pool.give_back(connection)
 
     async def _connect(self) -> Any:
         options = self._options(self._url, pooled=self._is_pooled)

@@ -28,6 +28,18 @@ SELECT coalesce($1::bigint, (extract(epoch FROM clock_timestamp()) * 1000)::bigi
        pg_current_xact_id()::text
   FROM (SELECT count(pg_advisory_xact_lock($2, number)) FROM unnest($3::int[]) AS number) AS locked
 """
+# Those of $3 that a caller's transaction has, or waits for, are missing; nobody has one of $4 for
+# longer than a commit.
+LOCK_SHARED: Final = """
+SELECT coalesce($1::bigint, (extract(epoch FROM clock_timestamp()) * 1000)::bigint),
+       pg_current_xact_id()::text, tried.missing
+  FROM (SELECT array_agg(number)
+               FILTER (WHERE NOT pg_try_advisory_xact_lock_shared($2, number)) AS missing
+          FROM unnest($3::int[]) AS number) AS tried,
+       (SELECT count(pg_advisory_xact_lock($2, number)) FROM unnest($4::int[]) AS number) AS locked
+"""
+LIMIT_WAITS: Final = "SELECT current_setting('lock_timeout'), set_config('lock_timeout', $1, true)"
+WAIT_FOR_LOCK: Final = "SELECT pg_advisory_xact_lock_shared($1, $2)"
 
 # --- sending -------------------------------------------------------------------------------
 

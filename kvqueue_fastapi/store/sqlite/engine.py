@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final, TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 from kvqueue_fastapi.endings import in_own_thread
 from kvqueue_fastapi.errors import StoreBusyError
@@ -14,7 +14,6 @@ from kvqueue_fastapi.model import (
     AtomicWrite,
     Claimed,
     Committed,
-    KvSet,
     Send,
     Settlement,
     Stored,
@@ -23,6 +22,7 @@ from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.base import (
     ClaimRequest,
     Clock,
+    Held,
     Request,
     SettleRequest,
 )
@@ -53,9 +53,6 @@ from kvqueue_fastapi.store.writer import TaskWriter, WriteBatch, Writer
 
 R = TypeVar("R")
 Arguments = TypeVarTuple("Arguments")
-
-ROW_BYTES: Final = 256
-"""About what a message takes beside its payload: large batches hold the lock for long, too."""
 
 
 class SystemClock:
@@ -131,23 +128,17 @@ class SqliteStore:
 
     def commit(self, write: AtomicWrite) -> asyncio.Future[Committed]:
         """Write all of it durably, or nothing."""
-        size_bytes = 0
-        for send in write.sends:
-            size_bytes += ROW_BYTES + len(send.data)
-        for mutation in write.mutations:
-            if isinstance(mutation, KvSet):
-                size_bytes += len(mutation.value)
-        return self._writer.submit(write, size_bytes)
+        return self._writer.submit(write, write.size_bytes)
 
     async def send_within(self, connection: Any, sends: Sequence[Send]) -> list[int]:
         """Store messages in a transaction of the caller's. Returns their ids, in order."""
         return await self._joint.send(connection, sends)
 
-    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+    async def settle(self, settlements: Sequence[Settlement]) -> list[Held]:
         """End claims, each by itself. Returns, in order, whether the lease still held."""
         # Shielded, because a handler that has ended stays ended, whoever is cancelled.
         settling = asyncio.shield(self._writer.submit(SettleRequest(settlements)))
-        held: list[bool] = await settling
+        held: list[Held] = await settling
         return held
 
     async def claim(self, request: ClaimRequest) -> Claimed:

@@ -44,6 +44,20 @@ async def test_who_comes_when_all_are_in_use_waits_for_one() -> None:
     assert await second is first
 
 
+async def test_who_gives_one_back_and_comes_again_overtakes_nobody() -> None:
+    pool = Pool(connect, 1)
+    first = await pool.take(1)
+    waits = asyncio.create_task(pool.take(5))
+    await asyncio.sleep(0)
+    pool.give_back(first)
+    again = asyncio.create_task(pool.take(5))
+
+    assert await waits is first
+    assert not again.done()
+    pool.give_back(first)
+    assert await again is first
+
+
 async def test_wait_has_an_end_and_leaves_its_place_to_others() -> None:
     pool = Pool(connect, 1)
     first = await pool.take(1)
