@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from tests.crash.ledger import Ledger
 from tests.crash.network import Network
 from tests.crash.plan import LEASE_S
 from tests.crash.servers import ROOT, Server
+from tests.processes.launcher import launched
 
 DECK: Final = {"kill": 10, "kill all": 1, "terminate": 4, "freeze": 3, "visit": 2}
 """How often each fault comes before any comes once more."""
@@ -153,8 +153,8 @@ class Killer:
     def _launch(self, config: dict[str, Any]) -> subprocess.Popen[bytes]:
         server = self._servers[0]
         with server.log.open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, str(VISITOR), json.dumps(config)],
+            return launched(
+                [str(VISITOR), json.dumps(config)],
                 cwd=ROOT,
                 env={
                     **server.environment,

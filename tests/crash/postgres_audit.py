@@ -11,6 +11,8 @@ from tests.crash.audit import DeadLetter, Entry, Remains
 
 PATIENCE_S: Final = 30
 PAUSE_S: Final = 0.05
+STILL_S: Final = 0.2
+"""For so long nobody stands within a transaction of his own accord."""
 _NOW: Final = "extract(epoch FROM clock_timestamp())::float8"
 _COLUMNS: Final = "event, at, id, attempt, holder, crashes, lane, due"
 _TRIGGERS: Final = f"""
@@ -56,10 +58,11 @@ _HOLDING: Final = """
 SELECT pid FROM kvqueue.kvqueue_listeners AS listener WHERE EXISTS (
     SELECT 1 FROM kvqueue.kvqueue_messages WHERE state = 3 AND holder = listener.id)
 """
-_CAN_WRITE: Final = """
+# Who waits for a lock may be given it while he stands still, and then keeps others from writing.
+_CAN_WRITE: Final = f"""
 SELECT NOT EXISTS (SELECT 1 FROM pg_stat_activity
-                    WHERE state = 'idle in transaction'
-                      AND state_change < clock_timestamp() - interval '0.2 s')
+                    WHERE (state = 'idle in transaction' OR wait_event_type = 'Lock')
+                      AND state_change < clock_timestamp() - interval '{STILL_S} s')
 """
 _DEAD_LETTERS: Final = """
 SELECT id, reason, crashes, data::jsonb ->> 'key',
@@ -96,7 +99,7 @@ class PostgresDatabase:
         return int(self._ask("SELECT max(position) FROM kvqueue.crash_audit")[0][0] or 0)
 
     def can_write(self) -> bool:
-        time.sleep(PAUSE_S)  # for what the server still had to do
+        time.sleep(STILL_S + PAUSE_S)  # so that who was stopped just now is seen as well
         return bool(self._ask(_CAN_WRITE)[0][0])
 
     def terminate(self) -> None:

@@ -16,6 +16,8 @@ FREEZE_TAKEOVER_S: Final = 1.0
 """Beyond the lease."""
 LEAST_KILLS: Final = 20
 """After so many a run must have shown something."""
+ARRIVES_S: Final = 0.05
+"""From a claimant's death to the claim that the server had been asked for."""
 TICK_S: Final = 0.002
 """The audit counts whole milliseconds."""
 
@@ -137,7 +139,8 @@ def _duplicates_explained(history: History, report: Report) -> Iterator[str]:
 def _why_again(history: History, before: Delivery, after: Delivery) -> str:
     if before.end == "cancelled" and before.ended_at <= after.line.at:
         return "given back at SIGTERM"
-    window = Span(before.line.at, after.line.at)
+    # One that was frozen writes down after its thaw when it had begun before.
+    window = Span(*sorted((before.line.at, after.line.at)))
     if after.line.attempt < before.line.attempt:
         # An older claim, whose holder was frozen before its handler could begin.
         return history.died_or_froze(after.line.pid, window)
@@ -287,7 +290,12 @@ def _cause_of(history: History, message_id: int, kind: str, reason: str) -> str:
     deliveries = history.deliveries.get(message_id, [])
     ends = Counter(one.end for one in deliveries)
     if "crash " in reason:
-        blows = [history.died_or_froze(one.pid, one.span) for one in history.holdings[message_id]]
+        # The server may do what it was asked for when whoever asked is gone.
+        spans = [
+            (one.pid, one.span._replace(begin=one.span.begin - ARRIVES_S))
+            for one in history.holdings[message_id]
+        ]
+        blows = [history.died_or_froze(pid, span) for pid, span in spans]
         crashes = [blow for blow in blows if blow]
         if len(crashes) < MAX_CRASHES:
             return ""

@@ -15,7 +15,9 @@ PATIENCE_S = 120
     "plan",
     [
         Plan(workers=1, seconds=PATIENCE_S, kills=25, pause_s=0.3),
-        Plan(workers=3, seconds=PATIENCE_S, kills=75, pause_s=0.2),
+        pytest.param(
+            Plan(workers=3, seconds=PATIENCE_S, kills=75, pause_s=0.2), marks=pytest.mark.long
+        ),
         Plan(workers=1, seconds=PATIENCE_S, kills=12, pause_s=0.15, machines=3),
     ],
     ids=["one-worker", "three-workers", "three-machines-on-postgres"],

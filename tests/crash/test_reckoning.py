@@ -248,6 +248,23 @@ def test_thread_may_begin_just_after_its_process_goes_on(
     assert len([what for what in found(story) if "began again" in what]) == count
 
 
+@pytest.mark.parametrize(("frozen", "count"), [(ONE, 0), (TWO, 1)])
+def test_frozen_process_may_write_down_after_its_thaw_when_it_had_begun(
+    story: Story, frozen: int, count: int
+) -> None:
+    story.sent(1, at=9)
+    story.claimed(1, at=10)
+    story.taken_away(1, at=12)
+    story.claimed(1, at=12, pid=TWO, attempt=2)
+    story.did("begun", 1, at=12.1, pid=TWO, attempt=2)
+    story.befell("SIGSTOP", frozen, at=10.1, until=11.9)
+    story.did("begun", 1, at=10)
+    story.did("ended", 1, at=12.9, pid=TWO, attempt=2)
+    story.removed(1, at=12.9, pid=TWO, attempt=2)
+
+    assert len([what for what in found(story) if "began again" in what]) == count
+
+
 def test_delivery_after_a_success_is_found_unless_its_process_died_before_it_was_told(
     story: Story,
 ) -> None:
@@ -370,6 +387,20 @@ def test_dead_letter_without_a_cause_is_found(story: Story) -> None:
     buried(story, "flaky", "PlannedError", 0)
 
     assert found(story) == ["message 1, flaky, is a dead letter without a cause: PlannedError"]
+
+
+@pytest.mark.parametrize(("died_s_before", "count"), [(0.01, 0), (0.1, 1)])
+def test_claim_may_arrive_just_after_its_claimant_was_killed(
+    story: Story, died_s_before: float, count: int
+) -> None:
+    story.sent(1, at=10)
+    for at in range(11, 16):
+        story.claimed(1, at=at, attempt=at - 10)
+        story.befell("SIGKILL", ONE, at=at - died_s_before)
+        story.taken_away(1, at=at + 0.5, attempt=at - 10)
+    story.dead.append(DeadLetter(1, "that was crash 5 of 5", 5, "k1", undelivered=True))
+
+    assert len([what for what in found(story) if "without a cause" in what]) == count
 
 
 def test_innocent_message_that_poison_buried_is_found(story: Story) -> None:
