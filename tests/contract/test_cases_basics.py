@@ -5,6 +5,7 @@ import json
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import AnyStore, open_store
 from kvqueue_fastapi.store.base import ClaimRequest
 from tests.contract.harness import Bench, Crowd, Seen, running
+from tests.faults.gauges import Steps
 
 
 class Everything(BaseModel):
@@ -232,10 +234,8 @@ async def test_one_queue_sends_and_another_listens(place: str) -> None:
 
 @pytest.mark.case(68)
 async def test_idle_queue_delivers_within_50_ms_in_its_process(tmp_path: Path) -> None:
-    # The best of three, because the machine that runs this may have other things to do.
-    rounds = [await latencies(tmp_path, 100) for _ in range(3)]
-
-    assert min(late_s[98] for late_s in rounds) < 0.05
+    # By the median, because the machine may have other things to do; the p99 is a benchmark's.
+    assert median(await latencies(tmp_path, 100)) < 0.05
 
 
 @pytest.mark.case(68)
@@ -249,20 +249,17 @@ async def test_idle_queue_delivers_within_a_second_from_another_connection(
 
 
 @pytest.mark.case(69)
-async def test_rate_at_a_backlog_of_50000_is_half_of_that_at_1000_at_least(
-    tmp_path: Path,
+async def test_messages_of_a_backlog_of_50000_take_the_same_work_as_of_1000(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shallow, deep = [
-        await open_store(str(tmp_path / name), KvQueueSettings()) for name in ("shallow", "deep")
-    ]
-    await fill(shallow, 2_000)
-    await fill(deep, 51_000)
-    # In turns and the best of each, because the machine may have other things to do.
-    rounds = [(await empty(shallow, 100), await empty(deep, 100)) for _ in range(10)]
-    await asyncio.gather(shallow.close(), deep.close())
+    # In steps of the database, because seconds are the machine's; the rates are a benchmark's.
+    steps = Steps(monkeypatch)
 
-    shallow_s, deep_s = map(min, zip(*rounds, strict=True))
-    assert deep_s < 2 * shallow_s
+    shallow = await steps_to_empty(await filled(tmp_path / "shallow", 1_000), steps)
+    deep = await steps_to_empty(await filled(tmp_path / "deep", 50_000), steps)
+
+    assert shallow > 10_000
+    assert deep < 1.1 * shallow
 
 
 async def gone(bench: Bench, message_id: int) -> None:
@@ -286,14 +283,17 @@ async def latencies(where: Path, count: int, sender: Bench | None = None) -> lis
     return sorted(came - at for at, came in zip(sent, seen.times, strict=True))
 
 
-async def fill(store: AnyStore, count: int) -> None:
+async def filled(path: Path, count: int) -> AnyStore:
+    store = await open_store(str(path), KvQueueSettings())
     await store.commit(AtomicWrite(sends=[Send("n", json.dumps(n)) for n in range(count)]))
+    return store
 
 
-async def empty(store: AnyStore, count: int) -> float:
-    """Seconds that it takes to claim and settle so many, ten at a time."""
-    began = time.perf_counter()
-    for _ in range(count // 10):
+async def steps_to_empty(store: AnyStore, steps: Steps) -> int:
+    """What it takes to claim and settle 500, ten at a time, and to close."""
+    steps.taken()
+    for _ in range(50):
         claimed = await store.claim(ClaimRequest([Wanted("n", 10)], limit=10, lease_ms=30_000))
         await store.settle([Settlement(claim.id, claim.token) for claim in claimed.claims])
-    return time.perf_counter() - began
+    await store.close()
+    return steps.taken()

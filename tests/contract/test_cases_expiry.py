@@ -281,18 +281,11 @@ async def test_watch_shows_that_a_key_has_expired(kv: Kv, clock: FakeClock, file
 
 @pytest.mark.case(52)
 async def test_watch_shows_an_expiry_when_it_comes_and_not_half_a_second_later() -> None:
-    async with Kv.open(":memory:") as kv:
-        began = time.monotonic()
-        await kv.set(KEY, 1, expire_in=0.05)
-        watch = kv.watch([KEY])
-        first = await anext(watch)
+    # The best of three, because the machine may have other things to do.
+    took_s = [await time_to_expiry_s() for _ in range(3)]
 
-        second = await anext(watch)
-        took_s = time.monotonic() - began
-        await watch.aclose()
-
-    assert (first[0].value, second[0].value) == (1, None)
-    assert 0.05 <= took_s < 0.45
+    assert min(took_s) >= 0.05
+    assert min(took_s) < 0.45
 
 
 @pytest.mark.case(52)
@@ -384,3 +377,17 @@ async def test_zero_expires_also_over_a_key_that_was_to_stay(kv: Kv) -> None:
 async def test_misspelt_expiry_does_not_pass_for_none(kv: Kv, name: str) -> None:
     with pytest.raises(InvalidOptionError, match="Invalid mutation 'set' with"):
         kv.atomic().mutate({"type": "set", "key": KEY, "value": 1, name: 1})
+
+
+async def time_to_expiry_s() -> float:
+    async with Kv.open(":memory:") as kv:
+        began = time.monotonic()
+        await kv.set(KEY, 1, expire_in=0.05)
+        watch = kv.watch([KEY])
+        first = await anext(watch)
+
+        second = await anext(watch)
+        took_s = time.monotonic() - began
+        await watch.aclose()
+    assert (first[0].value, second[0].value) == (1, None)
+    return took_s
