@@ -131,10 +131,10 @@ async def test_callers_behind_a_locked_database_are_all_refused_when_the_first_a
     tmp_path: Path,
 ) -> None:
     large = "x" * 65_000
-    # Each waits a second for the lock; each batch has room for 64 of them.
-    async with running(tmp_path, listen=False, lease_s=3) as bench:
+    # Each waits three seconds for the lock; each batch has room for 64 of them.
+    async with running(tmp_path, listen=False, lease_s=9) as bench:
         with locked(tmp_path / "q.db"):
-            async with asyncio.timeout(4):
+            async with asyncio.timeout(12):
                 answers = await asyncio.gather(
                     *(bench.queue.send_message("m", large) for _ in range(640)),
                     return_exceptions=True,

@@ -71,6 +71,8 @@ async def test_a_commit_after_another_took_over_writes_nothing(fleet: Fleet, kv:
     go(fleet, attempt=2)
     await fleet.until(lambda: not fleet.rows(UNSETTLED))
     await assert_effects_once(fleet, kv, [message_id])
+    # written down behind the commit
+    await fleet.until(lambda: fleet.ledger.lines("committed"))
     assert [line.pid for line in fleet.ledger.lines("committed")] == [peer.pid]
 
 
