@@ -157,7 +157,9 @@ def test_error_in_the_apps_own_code_is_told_with_its_traceback(
 
 
 def test_ctrl_c_during_the_import_ends_it_without_a_traceback(directory: Path) -> None:
-    ended = run(directory, "import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    # What a shell starts in the background begins with this signal ignored.
+    heeds = "import os, signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    ended = run(directory, f"{heeds}; os.kill(os.getpid(), signal.SIGINT)")
 
     assert (ended.returncode, ended.stderr) == (130, "")
 

@@ -195,6 +195,11 @@ async def is_gone(found: Beside, message_id: int) -> bool:
     return await found.bench.admin.message(message_id) is None
 
 
+async def are_dead(found: Beside, *message_ids: int) -> bool:
+    shown = [await found.bench.admin.message(message_id) for message_id in message_ids]
+    return all(one is not None and one.state is State.DEAD for one in shown)
+
+
 async def test_largest_id_is_handled_and_then_no_id_is_left_until_it_is_mended(
     tmp_path: Path,
 ) -> None:
@@ -218,8 +223,8 @@ async def test_dead_letter_of_a_negative_id_is_shown_page_by_page_and_requeued(
 ) -> None:
     async with beside(tmp_path) as found:
         found.write("kvqueue_messages", *({"id": -9 * n, "type": "n"} for n in (1, 2, 3)))
-        await found.seen.reach(3)
         await found.handles_good_ones()
+        await until(lambda: are_dead(found, -9, -18, -27))
         page = await found.bench.admin.dead_letters(limit=2)
         rest = await found.bench.admin.dead_letters(limit=2, cursor=page.next_cursor)
 
