@@ -11,8 +11,9 @@ from kvqueue_fastapi.settings import KvQueueSettings
 
 AHEAD_S: Final = 0.05
 """Claims wait for a free slot about this long: handlers that are quick get larger batches."""
-MOST_AHEAD: Final = 4
-"""Times the concurrency: what is claimed ahead at the most."""
+MOST_AHEAD: Final = 8
+"""Times the concurrency: what is claimed ahead at the most. Three claims have to have room, with
+100 slots: one that is handled, one that waits for it, and one that is under way."""
 MEASURE_S: Final = 0.1
 
 

@@ -8,6 +8,8 @@ from kvqueue_fastapi.handlers.parameters import plan_parameters
 from kvqueue_fastapi.handlers.table import HandlerTable, bind_handler
 from kvqueue_fastapi.rooms import MOST_AHEAD, Rooms
 from kvqueue_fastapi.settings import KvQueueSettings
+from kvqueue_fastapi.store.postgres.engine import PostgresStore
+from kvqueue_fastapi.store.sqlite.engine import SqliteStore
 
 CLAIM_SIZE = 150
 
@@ -76,6 +78,25 @@ def test_a_quick_pace_lets_more_be_claimed_ahead_but_never_beyond_its_limit(
     rooms.measure()
 
     assert (slow, rooms.limit()) == (10, 10 + MOST_AHEAD * 10)
+
+
+@pytest.mark.parametrize("engine", [PostgresStore, SqliteStore])
+def test_a_whole_claim_is_under_way_while_one_is_handled_and_one_waits(
+    engine: type[PostgresStore | SqliteStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("kvqueue_fastapi.rooms.time.monotonic", lambda: now[0])
+    rooms = Rooms(table_of(mail=(on_loop, None)), KvQueueSettings(), engine.claim_size)
+    for _ in range(100_000):
+        rooms.take("mail")
+        rooms.give("mail")
+    now[0] = 1.0
+    rooms.measure()
+
+    for _ in range(engine.claim_size):
+        rooms.take("mail")
+
+    assert rooms.limit(besides=engine.claim_size) == engine.claim_size
 
 
 def test_a_slow_pace_claims_nothing_ahead(monkeypatch: pytest.MonkeyPatch) -> None:

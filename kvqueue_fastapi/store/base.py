@@ -96,10 +96,9 @@ class Store(Protocol):
     from any thread: the lease keeper has one of its own.
 
     Attributes:
-        claim_size: how many messages to claim in one go at the most. What comes at once, of the
-            two claims that may be under way, is to stay below 300: some 700 objects more than
-            before have Python's garbage collector look; where it does so with every claim, it
-            soon looks through the whole app, which stops everything for 20 ms.
+        claim_size: how many messages to claim in one go at the most. More are not always better:
+            some 700 objects more than before have Python's garbage collector look, and each
+            hundredth time it looks through the whole app, which stops everything for 20 ms.
     """
 
     claim_size: int
