@@ -107,14 +107,14 @@ def spoil_batches(store: AnyStore, patch: pytest.MonkeyPatch) -> None:
     if isinstance(store, SqliteStore):
         patch.setattr(store._batch, "_remember_types", _fail)
         return
-    together = store._lanes._together
+    together = store._lanes._transactions._together
 
     async def alone(changes: Any, ids: Any, claims: Any, wait: Any) -> Any:
         if len(changes) + len(claims) > 1:
             _refuse()
         return await together(changes, ids, claims, wait)
 
-    patch.setattr(store._lanes, "_together", alone)
+    patch.setattr(store._lanes._transactions, "_together", alone)
 
 
 def spoil_writing(store: AnyStore, patch: pytest.MonkeyPatch) -> None:
@@ -122,7 +122,7 @@ def spoil_writing(store: AnyStore, patch: pytest.MonkeyPatch) -> None:
     if isinstance(store, SqliteStore):
         patch.setattr(store._batch, "apply", _refuse)
     else:
-        patch.setattr(store._lanes, "_apply", _refuse)
+        patch.setattr(store._lanes._transactions, "apply", _refuse)
 
 
 def _fail(*_names: object) -> None:

@@ -32,6 +32,7 @@ from kvqueue_fastapi.store.postgres.schema import migrate
 from kvqueue_fastapi.store.postgres.sends import KnownTypes
 from kvqueue_fastapi.store.postgres.sessions import Sessions
 from kvqueue_fastapi.store.postgres.sweeps import VACUUM_EVERY, sweep, vacuum
+from kvqueue_fastapi.store.postgres.transactions import Transactions
 from kvqueue_fastapi.store.writer import TaskWriter, Writer
 
 R = TypeVar("R")
@@ -62,16 +63,8 @@ class PostgresStore:
         self._listeners = Listeners(self._sessions, self._notices, self._undertaker)
         types = KnownTypes()
         batch = Batch(schema, self._ids, types)
-        self._lanes = Lanes(
-            self._database,
-            self._sessions,
-            batch,
-            self._claims,
-            self._ids,
-            self._now_ms,
-            self._tell,
-            self._ring_of,
-        )
+        transactions = Transactions(self._sessions, batch, self._claims, self._ids, self._now_ms)
+        self._lanes = Lanes(self._database, transactions, self._patience, self._tell, self._ring_of)
         self._commits = Commits(self._database, self._sessions, self._sent_within)
         self._joint = JointSends(
             self._database,
