@@ -28,6 +28,7 @@ class Outages:
 
     Attributes:
         lasts: whether what is written is refused now.
+        is_shut: whether it waits for another program's lock that lets reads pass.
     """
 
     def __init__(self, lease_s: float) -> None:
@@ -35,7 +36,7 @@ class Outages:
         self._grace_s = min(lease_s * _GRACE_SHARE, GRACE_S)
         self._seen_at = time.monotonic()
         self._over_at = -math.inf
-        self.lasts = False
+        self.lasts = self.is_shut = False
 
     def has_lock(self) -> None:
         """A transaction begins. That none did for long may be because none could."""
@@ -53,8 +54,17 @@ class Outages:
         """A transaction has failed in a way in which those of all others would."""
         self.lasts = True
 
+    def is_shut_out(self) -> None:
+        """A write has waited for a lock in vain, or would have had to."""
+        self.is_shut = True
+
+    def is_let_in(self) -> None:
+        """A write need not wait."""
+        if self.is_shut:
+            self.is_shut, self._over_at = False, time.monotonic()
+
     def grace_s(self) -> float:
         """For how long leases that ran out are not to be ended."""
-        if self.lasts:
+        if self.lasts or self.is_shut:
             return self._grace_s
         return max(0.0, self._over_at + self._grace_s - time.monotonic())

@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 from kvqueue_fastapi.model import Failure
@@ -57,7 +58,7 @@ class Undertaker:
 
     async def end_expired(self, moment: Moment) -> int:
         """End leases that nobody extended. Returns for how many milliseconds they are spared."""
-        grace_s = self._outages.grace_s()
+        grace_s = await self.spared_s()
         if grace_s:
             if self._outages.lasts:
                 await self._sessions.attempt(
@@ -68,11 +69,31 @@ class Undertaker:
             lambda session: session.fetch(sql.EXPIRED, moment.steady_ms, SLICE)
         )
         if rows:
-            text = "the lease ended: its holder was frozen or cut off"
-            await self._sessions.transact(
-                lambda transaction: self._end(transaction, rows, text, moment, dead=False)
-            )
+            try:
+                await self._sessions.transact(
+                    lambda transaction: self._end_silent(transaction, rows, moment)
+                )
+            except locks.ShutOutError:
+                self._outages.is_shut_out()
+                return math.ceil(self._outages.grace_s() * 1000)
         return 0
+
+    async def spared_s(self) -> float:
+        """For how long no lease is to be ended, because none could be made longer."""
+        if self._outages.is_shut:
+            with suppress(locks.ShutOutError):
+                await self._sessions.transact(locks.lock_to_write)
+                self._outages.is_let_in()
+        return self._outages.grace_s()
+
+    async def _end_silent(
+        self, transaction: Transaction, rows: Sequence[Row], moment: Moment
+    ) -> None:
+        # First of all, because who waits for a lock with the rows in hand is served before those
+        # who wait for it to make their leases longer.
+        await locks.lock_to_write(transaction)
+        text = "the lease ended: its holder was frozen or cut off"
+        await self._end(transaction, rows, text, moment, dead=False)
 
     async def end_of(self, listener_id: int, moment: Moment) -> int:
         """End all leases of a listener whose lock is free. Returns how many."""

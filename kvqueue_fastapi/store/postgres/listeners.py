@@ -63,7 +63,7 @@ class Listeners:
         if unseen := self._notices.unseen:
             # They live, as this shows, and may not be able to connect for long.
             await self._sessions.attempt(lambda session: session.fetch(sql.SEE_LISTENERS, unseen))
-        if self._sessions.patience.outages.grace_s():
+        if await self._undertaker.spared_s():
             return 0  # those who were cut off as we were have a moment to come back
         freed = 0
         for listener_id in await self._sessions.attempt(self._missing):

@@ -13,7 +13,7 @@ import asyncpg
 
 from kvqueue_fastapi.errors import StoreBusyError
 from kvqueue_fastapi.store.postgres import statements as sql
-from kvqueue_fastapi.store.postgres.connection import Session
+from kvqueue_fastapi.store.postgres.connection import OwnSession, Session
 
 _BUCKETS: Final = 256
 _ORDERING: Final = 1
@@ -46,6 +46,15 @@ class StillHeldError(StoreBusyError):
         super().__init__(
             "A transaction that has sent with the same ordering or idempotency key is still open. "
             "Look for it in pg_stat_activity; commit sooner."
+        )
+
+
+class ShutOutError(StoreBusyError):
+    """Another program's lock lets nobody write, while reads may pass."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Another session has locked the table of messages. Look for it in pg_locks."
         )
 
 
@@ -100,6 +109,18 @@ async def lock_briefly(
         turns.append(VERSIONS)
     (row,) = await session.fetch(sql.LOCK_SHARED, now_ms, space(schema), keys, turns)
     return Locked(row[0], row[1], frozenset(row[2] or ()))
+
+
+async def lock_to_write(transaction: OwnSession) -> None:
+    """Lock the table of messages as each write does, but without waiting.
+
+    Raises:
+        ShutOutError: a write would have to wait.
+    """
+    try:
+        await transaction.execute(sql.LOCK_TO_WRITE)
+    except asyncpg.LockNotAvailableError as error:
+        raise ShutOutError from error
 
 
 async def wait_for(session: Session, schema: str, numbers: Sequence[int], within_ms: int) -> None:

@@ -243,6 +243,8 @@ class Sessions:
     def _note(self, error: Exception) -> None:
         if is_cut(error) or isinstance(error, asyncpg.DiskFullError):
             self.patience.outages.has_failed()
+        elif isinstance(error, asyncpg.LockNotAvailableError):
+            self.patience.outages.is_shut_out()
 
     async def _begin(self, session: OwnSession) -> None:
         begin = _BEGIN_POOLED if self._is_pooled else sql.BEGIN

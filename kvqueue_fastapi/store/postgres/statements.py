@@ -287,6 +287,8 @@ SELECT {_HELD_FIELDS} FROM {{schema}}.kvqueue_messages
    AND ($3 OR lease_until_ms <= {_now("$4")})
  ORDER BY id FOR UPDATE SKIP LOCKED
 """
+# As every write does, but without waiting: CREATE INDEX, for one, lets reads pass.
+LOCK_TO_WRITE: Final = "LOCK TABLE {schema}.kvqueue_messages IN ROW EXCLUSIVE MODE NOWAIT"
 # So that something is written, which alone shows that it can be.
 TOUCH_EXPIRED: Final = f"""
 UPDATE {{schema}}.kvqueue_messages SET lease_until_ms = lease_until_ms - 1

@@ -12,15 +12,16 @@ from tests.faults.small_disk import SmallDisk
 LONGEST_NOTICE = 7_999
 
 
+@pytest.mark.parametrize("mode", ["ACCESS EXCLUSIVE", "SHARE"])
 async def test_table_that_is_locked_for_longer_than_a_lease_delays_and_doubles_nothing(
-    stage: Stage,
+    stage: Stage, mode: str
 ) -> None:
     await stage.machines(stage.server.url, stage.server.url)
 
     async with stage.load() as load:
         connection = await asyncpg.connect(stage.server.url)
         async with connection.transaction():
-            await connection.execute("LOCK TABLE kvqueue.kvqueue_messages IN ACCESS EXCLUSIVE MODE")
+            await connection.execute(f"LOCK TABLE kvqueue.kvqueue_messages IN {mode} MODE")
             await asyncio.sleep(LEASE_S + 1)
         await connection.close()
         await load.goes_on()

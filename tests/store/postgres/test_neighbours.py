@@ -231,3 +231,42 @@ async def test_what_was_claimed_before_a_look_failed_comes_again_at_once(
 
     assert [one.id for one in again] == ids
     assert {(one.attempt, one.crashes) for one in again} == {(1, 0)}
+
+
+async def test_lock_that_lets_reads_pass_ends_no_lease_of_one_who_lives(
+    opened: Open, outside: Any
+) -> None:
+    holder, peer = await opened(), await opened()
+    await send(holder, mail())
+    (held,) = await claim(holder, lease_ms=500)
+    async with outside.transaction():
+        await outside.execute("LOCK TABLE kvqueue.kvqueue_messages IN SHARE MODE")
+        await asyncio.sleep(0.6)
+        claiming = asyncio.create_task(claim(peer))
+        await asyncio.sleep(0.3)
+
+    at_once = [*await claiming, *await claim(peer)]
+    lost = await asyncio.to_thread(holder.extend, [(held.id, held.token)], LEASE_MS)
+
+    assert (at_once, lost) == ([], frozenset())
+
+
+async def test_lease_that_is_over_ends_soon_after_a_lock_that_let_reads_pass(
+    opened: Open, outside: Any
+) -> None:
+    holder, peer = await opened(lease_s=2), await opened(lease_s=2)
+    await send(holder, mail())
+    (held,) = await claim(holder, lease_ms=500)
+    async with outside.transaction():
+        await outside.execute("LOCK TABLE kvqueue.kvqueue_messages IN SHARE MODE")
+        await asyncio.sleep(0.6)
+        claiming = asyncio.create_task(claim(peer))
+        await asyncio.sleep(0.3)
+    await claiming
+
+    again = []
+    async with asyncio.timeout(10):
+        while not again:
+            again = await claim(peer)
+
+    assert [one.id for one in again] == [held.id]
