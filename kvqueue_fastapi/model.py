@@ -255,6 +255,8 @@ class Claimed(NamedTuple):
             asked for by itself.
         made_ready: whether it made messages claimable that had become due or whose lease had
             ended, of whatever type.
+        cut_short: whether there may be more, because less was asked of the database than was
+            wanted.
     """
 
     claims: Sequence[Claim]
@@ -262,6 +264,7 @@ class Claimed(NamedTuple):
     claimed_at: float
     isolated: Sequence[str] = ()
     made_ready: bool = False
+    cut_short: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ class Prefetch:
     def note(self, asked: Asked, claimed: Claimed) -> bool:
         """Remember how much came. Returns whether there may be more of what was asked for."""
         self._is_deep = len(claimed.claims) >= asked.limit > 0
-        return is_cut_off(asked.wanted, claimed.claims, asked.limit)
+        return claimed.cut_short or is_cut_off(asked.wanted, claimed.claims, asked.limit)
 
     async def rest(self) -> Sequence[Claim]:
         """Await what is under way, and begin nothing more."""

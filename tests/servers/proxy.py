@@ -1,6 +1,7 @@
 """A network that fails on demand: a TCP proxy in front of a server, on a thread of its own."""
 
 import asyncio
+import math
 import socket
 import struct
 import threading
@@ -51,6 +52,7 @@ class Proxy:
         host: where it listens.
         port: where it listens.
         latency_ms: how long each way takes, for what is sent from now on.
+        bytes_per_s: how much comes through, each way of each connection.
     """
 
     host = "127.0.0.1"
@@ -59,6 +61,7 @@ class Proxy:
         self.target = (host, port)
         self.port = free_port()
         self.latency_ms = 0.0
+        self.bytes_per_s = math.inf
         self._pairs: dict[asyncio.Task[None], _Pair] = {}
         self._listener: asyncio.Server | None = None
         self._asks = self._answers = True
@@ -241,7 +244,7 @@ class Proxy:
         data = b"more"
         while data:
             due, data = await under_way.get()
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            await asyncio.sleep(max(0.0, due - time.monotonic()) + len(data) / self.bytes_per_s)
             await open_.wait()
             sink.write(data)
             await sink.drain()

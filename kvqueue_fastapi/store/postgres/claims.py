@@ -68,6 +68,7 @@ class Claims:
         self._turn = asyncio.Lock()
         self._doubtful: set[int] = set()
         self._remembered: _Known | None = None
+        self._most: int | None = None
 
     async def claim(self, request: ClaimRequest) -> tuple[Claimed, bool]:
         """Take what is due. Returns it, and whether others may have missed what is left.
@@ -111,13 +112,16 @@ class Claims:
                 readiness, made_ready = await self._make_ready(moment)
                 rest = without(request, taken.claims)
                 more = await self._take(rest, readiness, moment, tokens)
-                taken = Taken([*taken.claims, *more.claims], more.wanted, more.left_over)
+                claims = [*taken.claims, *more.claims]
+                taken = more._replace(claims=claims)
         isolated: list[str] = []
         if readiness.any_isolated and not request.isolated:
             isolated = await self._sessions.attempt(
                 lambda session: isolated_of(session, taken.wanted)
             )
-        claimed = Claimed(taken.claims, readiness.wait_ms, claimed_at, isolated, made_ready)
+        claimed = Claimed(
+            taken.claims, readiness.wait_ms, claimed_at, isolated, made_ready, taken.cut_short
+        )
         return claimed, taken.left_over
 
     def forget(self) -> None:
@@ -204,13 +208,21 @@ class Claims:
             # Another one for each attempt: what was doubtful must never be what is held.
             token = new_token()
             tokens.append(token)
+            limit = request.limit if self._most is None else min(request.limit, self._most)
+            part = request._replace(limit=limit)
             try:
-                return await take(session, request, readiness, token, moment, firsts)
+                taken = await take(session, part, readiness, token, moment, firsts)
             except BaseException as error:
                 if is_cut(error):
                     # What it took, if it did, goes back before the next one.
                     self._doubtful.add(token)
+                if isinstance(error, TimeoutError):
+                    # It may have been more than comes through in that time.
+                    self._most = max(1, limit // 2)
                 raise
+            if self._most is not None:
+                self._most = None if limit == request.limit else limit + max(1, limit // 8)
+            return taken._replace(cut_short=_is_full(taken, part) and limit < request.limit)
 
         return await self._sessions.attempt(work)
 
@@ -222,4 +234,4 @@ class Claims:
 
 
 def _is_full(taken: Taken, request: ClaimRequest) -> bool:
-    return len(taken.claims) >= request.limit > 0
+    return taken.cut_short or len(taken.claims) >= request.limit > 0

@@ -62,11 +62,13 @@ class Taken(NamedTuple):
         claims: in the order in which they are to be handled.
         wanted: the room that is left of each type, but for what was ready.
         left_over: whether others, who looked meanwhile, may have missed what it left.
+        cut_short: whether it was given less room than was wanted, and filled it.
     """
 
     claims: list[Claim]
     wanted: Sequence[Wanted] = ()
     left_over: bool = False
+    cut_short: bool = False
 
 
 async def probe(session: Session, moment: Moment) -> Readiness:

@@ -2,10 +2,13 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from tests.contract.harness import running
 from tests.faults.postgres.stage import LEASE_S, Stage
+from tests.processes.fleet import PATIENCE_S
 from tests.servers.postgres import PostgresServer
 from tests.servers.proxy import Proxy
 
@@ -83,3 +86,23 @@ async def test_machine_that_is_cut_off_loses_its_messages_to_others_and_comes_ba
         handled = len(stage.ledger.lines("ended", pid=lonely.pid))
         await load.goes_on()
         await stage.until(lambda: len(stage.ledger.lines("ended", pid=lonely.pid)) > handled)
+
+
+async def test_more_than_the_network_carries_in_time_comes_in_smaller_claims(
+    stage: Stage, proxy: Proxy
+) -> None:
+    came: list[int] = []
+
+    async def take(data: list[Any]) -> None:
+        came.append(data[0])
+
+    async with running(stage.server.url, listen=False) as sender:
+        await sender.queue.send_messages([("large", [n, "x" * 60_000]) for n in range(60)])
+    # Of 3.6 MB, 2 come through before the statement is given up.
+    proxy.bytes_per_s = 2_000_000
+    url = proxy.url_for(stage.server.url)
+    async with running(url, callbacks={"large": take}, lease_s=6), asyncio.timeout(PATIENCE_S):
+        while len(came) < 60:
+            await asyncio.sleep(0.01)
+
+    assert came == list(range(60))
