@@ -11,7 +11,7 @@ from injector import Injector
 
 from kvqueue_fastapi import KvQueueModule, on_queue_message
 from kvqueue_fastapi.errors import StoreBusyError, StoreError
-from kvqueue_fastapi.model import AtomicWrite, KvSet, Outcome, Query, Send
+from kvqueue_fastapi.model import AtomicWrite, Failure, KvSet, Outcome, Query, Send
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.postgres import locks
 from kvqueue_fastapi.store.postgres.engine import PostgresStore
@@ -335,3 +335,28 @@ async def test_last_crash_of_a_held_key_waits_and_claims_of_others_do_not(
     await store.close()
 
     assert (meanwhile, before, len(after)) == ([free], [], 1)
+
+
+async def test_requeue_of_many_keys_waits_for_one_and_keeps_none_of_the_others(
+    store: PostgresStore, other: Any
+) -> None:
+    keys = [f"key {number}" for number in range(20)]
+    await send(store, *map(of, keys))
+    await store.settle(
+        [ending(one, Outcome.DEAD, failure=Failure("")) for one in await claim(store)]
+    )
+    dead = [one.id for one in await store.admin.list_dead_letters(Query(limit=100))]
+    locked = locks.ordering(keys[-1])
+    free = [key for key in keys if locks.ordering(key) != locked]
+
+    async with other.transaction():
+        await store.send_within(other, [of(keys[-1])])
+        requeueing = asyncio.create_task(store.admin.requeue(dead))
+        await asyncio.sleep(0.2)
+        async with asyncio.timeout(2):
+            await send(store, *map(of, free))
+        was_waiting = not requeueing.done()
+    requeued = await requeueing
+
+    assert was_waiting
+    assert (len(dead), sorted(requeued)) == (20, sorted(dead))

@@ -236,6 +236,16 @@ async def test_closed_connections_are_refused(
     await engine.dispose()
 
 
+async def test_pipeline_of_psycopg_is_refused(on_postgres: KvQueue, postgres_url: str) -> None:
+    async with await psycopg.AsyncConnection.connect(postgres_url) as connection:
+        async with connection.pipeline():
+            said = await refusal(on_postgres, connection)
+        behind_it = await on_postgres.send_message("ordered", 1, connection=connection)
+
+    assert "in pipeline mode" in said
+    assert behind_it >= 1_000
+
+
 async def test_read_only_transaction_is_refused(on_postgres: KvQueue, postgres_url: str) -> None:
     connection = await asyncpg.connect(postgres_url)
 

@@ -1,6 +1,7 @@
 """The keeper's verbs on PostgreSQL."""
 
 import json
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, Protocol, TypeVar
@@ -18,6 +19,7 @@ from kvqueue_fastapi.store.postgres import statements as sql
 from kvqueue_fastapi.store.postgres.connection import Row
 from kvqueue_fastapi.store.postgres.holds import Held
 from kvqueue_fastapi.store.postgres.ids import Ids
+from kvqueue_fastapi.store.postgres.locks import StillHeldError
 from kvqueue_fastapi.store.postgres.sends import insert, promote_heads
 from kvqueue_fastapi.store.postgres.sessions import Sessions, Transaction
 from kvqueue_fastapi.store.records import STATES, record_of, state_of
@@ -152,10 +154,31 @@ class PostgresAdmin:
         return await self._sessions.attempt(lambda session: session.fetch(statement, *values))
 
     async def _transact(self, work: Callable[[Transaction], Awaitable[R]]) -> R:
-        # It locks keys that a caller's transaction may have.
-        result = await self._run(lambda: self._sessions.transact(work, waits=True))
+        result = await self._run(lambda: self._in_turn(work))
         self._changed()
         return result
+
+    async def _in_turn(self, work: Callable[[Transaction], Awaitable[R]]) -> R:
+        """Run `work`, and wait for callers' transactions that have a key of its."""
+        patience = self._sessions.patience
+        until = time.monotonic() + patience.seconds
+        awaited: list[int] = []
+
+        async def within(transaction: Transaction) -> R:
+            # One lock in hand at the most, so that it holds up nobody else meanwhile.
+            schema = self._sessions.schema
+            await locks.wait_for(transaction, schema, awaited, patience.lock_ms)
+            return await work(transaction)
+
+        while True:
+            try:
+                if not awaited:
+                    return await self._sessions.transact(work)
+                return await self._sessions.transact(within, waits=True)
+            except StillHeldError as error:
+                if time.monotonic() > until:
+                    raise
+                awaited = [error.lock]
 
     async def _list(self, statement: str, query: Query, *state: Any) -> list[MessageRecord]:
         found: list[MessageRecord] = []
@@ -221,8 +244,11 @@ class PostgresAdmin:
 
     async def _lock(self, transaction: Transaction, keys: Sequence[str | None]) -> int:
         wanted = [locks.ordering(key) for key in keys if key is not None]
-        locked = await locks.lock(transaction, self._sessions.schema, wanted, self._now_ms())
+        schema = self._sessions.schema
+        locked = await locks.lock_briefly(transaction, schema, wanted, self._now_ms())
         transaction.xid = locked.xid
+        if locked.missing:
+            raise StillHeldError(min(locked.missing))
         return locked.now_ms
 
 

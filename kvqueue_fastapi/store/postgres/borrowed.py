@@ -22,6 +22,7 @@ ACCEPTED: Final = (
     "asyncpg, or psycopg's AsyncConnection"
 )
 _IDLE: Final = 0
+_NO_PIPELINE: Final = 0
 _PARAMETER: Final = re.compile(r"\$(\d+)")
 
 
@@ -63,6 +64,12 @@ async def borrow(connection: Any, schema: str) -> Borrowed:
         return _OfAsyncpg(connection, schema)
     if is_a(connection, "psycopg", "AsyncConnection"):
         _require_open(is_closed=connection.closed)
+        if connection.pgconn.pipeline_status != _NO_PIPELINE:
+            msg = (
+                "The connection of psycopg is in pipeline mode, in which answers come later. Send "
+                "before or behind the `async with connection.pipeline()` block."
+            )
+            raise InvalidOptionError(msg)
         return _OfPsycopg(connection, schema)
     raise not_taken(connection, ACCEPTED)
 

@@ -12,6 +12,7 @@ from kvqueue_fastapi.model import AtomicWrite, Failure, KvSet, Outcome, Send, Wa
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import open_store
 from kvqueue_fastapi.store.base import ClaimRequest
+from kvqueue_fastapi.store.postgres import locks
 from kvqueue_fastapi.store.postgres import statements as sql
 from kvqueue_fastapi.store.postgres.engine import PostgresStore
 from kvqueue_fastapi.store.postgres.ids import Ids
@@ -185,8 +186,12 @@ async def test_offer_of_several_types_tells_others_of_what_it_may_have_hidden(
     assert await rings(rung)
 
 
-async def test_message_that_dies_while_its_requeue_waits_stays_dead(
-    opened: Open, outside: Any
+TURN = "SELECT pg_advisory_xact_lock($1, $2)"
+
+
+@pytest.mark.parametrize("waits_for", ["its turn", "a caller"])
+async def test_message_that_dies_while_its_requeue_waits_is_requeued_under_its_lock_or_stays_dead(
+    opened: Open, outside: Any, waits_for: str
 ) -> None:
     store = await opened()
     dead, living = await send(store, mail(ordering_key="z"), mail(ordering_key="y"))
@@ -194,14 +199,19 @@ async def test_message_that_dies_while_its_requeue_waits_stays_dead(
     await settle(store, held[dead], Outcome.DEAD, failure=DEAD)
     transaction = outside.transaction()
     await transaction.start()
-    await store.send_within(outside, [mail(ordering_key="z")])
+    if waits_for == "a caller":
+        await store.send_within(outside, [mail(ordering_key="z")])
+    else:
+        space = locks.space(store._sessions.schema)
+        await outside.execute(TURN, space, locks.ordering("z") + locks._TURN)
 
     requeuing = asyncio.create_task(store.admin.requeue([dead, living]))
     await asyncio.sleep(0.1)
     await settle(store, held[living], Outcome.DEAD, failure=DEAD)
     await transaction.commit()
 
-    assert set(await requeuing) == {dead}
+    # Behind a caller, all of it is looked at again; within its turn, the locks are those of before.
+    assert set(await requeuing) == ({dead, living} if waits_for == "a caller" else {dead})
 
 
 async def test_ids_are_reserved_anew_when_another_server_has_taken_over() -> None:
