@@ -31,7 +31,8 @@ async def test_connections_that_are_reset_lose_and_double_nothing(
     url = proxy.url_for(stage.server.url)
     await stage.machines(url, url)
 
-    async with stage.load(url) as load:
+    # With the default patience, which a busy machine does not use up.
+    async with stage.load(url, lease_s=30) as load:
         for _ in range(ROUNDS):
             proxy.cut()
             await load.goes_on(10)
