@@ -8,14 +8,14 @@ import pytest
 
 from kvqueue_fastapi.model import AtomicWrite, Failure, KvSet, Outcome
 from kvqueue_fastapi.store import AnyStore
-from tests.store.given import ManualClock, claim, ending, mail, send
+from tests.store.given import ManualClock, claim, ending, is_quiet, mail, send
 
 
 @pytest.fixture
 async def woken(store: AnyStore) -> AsyncIterator[asyncio.Event]:
     event = asyncio.Event()
     unsubscribe = store.subscribe(event.set)
-    await asyncio.sleep(0.05)  # the first look at the database wakes once
+    await is_quiet(store)  # the first look at the database wakes once
     event.clear()
     yield event
     unsubscribe()
@@ -134,7 +134,7 @@ async def test_nobody_is_woken_after_unsubscribing(store: AnyStore) -> None:
     calls: list[str] = []
     unsubscribe_first = store.subscribe(lambda: calls.append("first"))
     unsubscribe_second = store.subscribe(lambda: calls.append("second"))
-    await asyncio.sleep(0.05)
+    await is_quiet(store)
     calls.clear()
 
     await send(store, mail())
