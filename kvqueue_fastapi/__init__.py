@@ -1,6 +1,6 @@
 """A durable message queue inside a FastAPI app, wired by dependency injection."""
 
-from kvqueue_fastapi.admin import KvQueueAdmin, Page
+from kvqueue_fastapi.admin import KvQueueAdmin
 from kvqueue_fastapi.atomic import AtomicOperation
 from kvqueue_fastapi.copying import CopyProgress, StoreCopy, copy_store
 from kvqueue_fastapi.depends import Injected, KvDep, KvQueueDep, get_kv, get_kv_queue
@@ -33,6 +33,7 @@ from kvqueue_fastapi.message import Message
 from kvqueue_fastapi.model import AttemptError, ListenerRecord, MessageRecord, State, TypeCounts
 from kvqueue_fastapi.module import KvQueueModule
 from kvqueue_fastapi.outgoing import OutgoingMessage, SendOptions
+from kvqueue_fastapi.pages import Page
 from kvqueue_fastapi.queue import KvQueue
 from kvqueue_fastapi.redaction import Redact
 from kvqueue_fastapi.settings import KvQueueSettings

@@ -1,47 +1,34 @@
 """The keeper's face: `KvQueueAdmin`."""
 
-import base64
-import binascii
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from pydantic_core import to_json
 
-from kvqueue_fastapi.errors import InvalidOptionError, KvQueueError, shown
+from kvqueue_fastapi.codec import decode_payload
+from kvqueue_fastapi.errors import InvalidOptionError, KvQueueError, PayloadError, shown
 from kvqueue_fastapi.model import (
+    AtomicWrite,
     ListenerRecord,
     MessageRecord,
+    Payload,
     Query,
     State,
     TypeCounts,
     type_problem,
 )
+from kvqueue_fastapi.outgoing import PLAIN
+from kvqueue_fastapi.pages import MAX_ID, MIN_ID, Page, after_of, one_more, page_of
 from kvqueue_fastapi.redaction import EVERYTHING, Redaction
+from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.store.handle import StoreHandle
 
-MAX_LIMIT: Final = 1_000
 SLICE: Final = 500
 _LEAST_SEARCHED: Final = 100
-_MAX_ID: Final = (1 << 63) - 1
-_MIN_ID: Final = -(1 << 63)
-"""Ours are above 0, but a foreign program may store any."""
 
-
-class Page(tuple[MessageRecord, ...]):  # noqa: SLOT001 because tuples cannot have named slots
-    """A sequence of records, and where the next ones begin.
-
-    Attributes:
-        next_cursor: to be given as `cursor`; None: these were the last.
-    """
-
-    next_cursor: str | None
-
-    def __new__(cls, records: Iterable[MessageRecord], next_cursor: str | None) -> Self:
-        """Make a page."""
-        page = super().__new__(cls, records)
-        page.next_cursor = next_cursor
-        return page
+Progress = Callable[[int], None]
+"""Told how many are done, after each slice."""
 
 
 class KvQueueAdmin:
@@ -51,8 +38,11 @@ class KvQueueAdmin:
     as the `redact` of `KvQueueModule` lets them through, and can throw messages away.
     """
 
-    def __init__(self, *, handle: StoreHandle, redaction: Redaction = EVERYTHING) -> None:
+    def __init__(
+        self, *, handle: StoreHandle, sender: Sender, redaction: Redaction = EVERYTHING
+    ) -> None:
         self._handle = handle
+        self._sender = sender
         self._redaction = redaction
 
     async def counts(self) -> list[TypeCounts]:
@@ -66,9 +56,12 @@ class KvQueueAdmin:
         self,
         *,
         type: str | None = None,  # noqa: A002 because it is what a message calls it
+        type_pattern: str | None = None,
         state: State | str | None = None,
         ordering_key: str | None = None,
         search: str | None = None,
+        error: str | None = None,
+        reverse: bool = False,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page:
@@ -76,33 +69,59 @@ class KvQueueAdmin:
 
         Args:
             type: only this message type.
+            type_pattern: only types like this, where each `*` stands for any text: "order.*".
             state: only "ready", "delayed", "blocked", "running", "quarantined" or "isolated".
             ordering_key: only this ordering key.
             search: only where the payload, as JSON, or an error has this text, in any case of
                 letters. What `redact` hides is not found.
+            error: only where the text of an error, without its traceback, has this; likewise.
+            reverse: the newest first.
             limit: 1 to 1,000 records.
-            cursor: the `next_cursor` of the page before.
+            cursor: the `next_cursor` of the page before, with the same `reverse`.
 
         Raises:
-            InvalidOptionError: the state, limit or cursor is none.
+            InvalidOptionError: the state, limit or cursor is none, or a filter is no text.
         """
-        _refuse_no_text(type=type, ordering_key=ordering_key, search=search)
-        query = Query(type, _state(state), ordering_key, search, _after(cursor), _more(limit))
-        return _page(await self._listed(self._handle.admin.list_messages, query), limit)
+        query = Query(
+            type,
+            type_pattern,
+            _state(state),
+            ordering_key,
+            search,
+            error,
+            reverse,
+            after_of(cursor, reverse=reverse),
+            one_more(limit),
+        )
+        _refuse_no_text(query)
+        return page_of(await self._listed(self._handle.admin.list_messages, query), limit)
 
     async def dead_letters(
         self,
         *,
         type: str | None = None,  # noqa: A002 because it is what a message calls it
+        type_pattern: str | None = None,
         ordering_key: str | None = None,
         search: str | None = None,
+        error: str | None = None,
+        reverse: bool = False,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page:
         """Messages that were given up, the oldest first; arguments as for `messages`."""
-        _refuse_no_text(type=type, ordering_key=ordering_key, search=search)
-        query = Query(type, None, ordering_key, search, _after(cursor), _more(limit))
-        return _page(await self._listed(self._handle.admin.list_dead_letters, query), limit)
+        query = Query(
+            type,
+            type_pattern,
+            None,
+            ordering_key,
+            search,
+            error,
+            reverse,
+            after_of(cursor, reverse=reverse),
+            one_more(limit),
+        )
+        _refuse_no_text(query)
+        return page_of(await self._listed(self._handle.admin.list_dead_letters, query), limit)
 
     async def message(self, message_id: int) -> MessageRecord | None:
         """One message or dead letter; None: there is none with this id, or it was handled."""
@@ -117,18 +136,78 @@ class KvQueueAdmin:
         """
         return await self._handle.admin.requeue(tuple(filter(_is_id, ids)))
 
-    async def requeue_all(self, type: str) -> int:  # noqa: A002 because it is what a message calls it
+    async def requeue_as(self, message_id: int, data: Any) -> int:
+        """Send a dead letter again with another payload, as one that its handler can take.
+
+        Args:
+            message_id: of the dead letter.
+            data: all of the new payload, as for `send_message`.
+
+        Returns:
+            Its new id.
+
+        Raises:
+            KvQueueError: there is no such dead letter.
+            PayloadError: the payload cannot be stored, or its handler in this process would not
+                take it.
+        """
+        record = await self._show(message_id)
+        if record is not None and record.state is State.DEAD:
+            send = self._sender.prepare(record.type, data, PLAIN)
+            requeued = await self._handle.admin.requeue((message_id,), data=send.data)
+            if requeued:
+                return requeued[message_id]
+        msg = (
+            f"Message {shown(message_id)} cannot be requeued: it is no dead letter, or no longer. "
+            "Look it up among dead_letters()."
+        )
+        raise KvQueueError(msg)
+
+    async def send_again(self, message_id: int) -> int:
+        """Send what a message or dead letter carries once more, as a new message.
+
+        It has the same type, payload, headers, ordering key, priority, retry schedule and keys
+        to write if it is not delivered; it is due now. The old one stays as it is.
+
+        Returns:
+            The id of the new message.
+
+        Raises:
+            KvQueueError: there is no such message, or it was handled.
+            QueueFullError: `max_pending` messages wait.
+        """
+        original = await self._handle.admin.original(message_id) if _is_id(message_id) else None
+        if original is None:
+            msg = (
+                f"Message {shown(message_id)} cannot be sent again: there is none, or it was "
+                "handled. Look it up among messages() and dead_letters()."
+            )
+            raise KvQueueError(msg)
+        return (await self._sender.commit(AtomicWrite(sends=(original,)))).message_ids[0]
+
+    async def requeue_all(
+        self,
+        type: str,  # noqa: A002 because it is what a message calls it
+        *,
+        progress: Progress | None = None,
+    ) -> int:
         """Send all dead letters of a type again, a slice at a time. Returns how many.
 
         Those that die again meanwhile are left.
 
+        Args:
+            type: the message type.
+            progress: is told after each slice how many there are so far.
+
         Raises:
             InvalidOptionError: the type is no text.
         """
-        _refuse_no_text(type=type)
+        _refuse_no_text(Query(type))
         requeued: dict[int, int] = {}
         async for ids in self._dead_slices(type):
             requeued |= await self.requeue([old for old in ids if old < _first_new(requeued)])
+            if progress is not None:
+                progress(len(requeued))
             if ids[-1] >= _first_new(requeued):
                 break
         return len(requeued)
@@ -141,6 +220,21 @@ class KvQueueAdmin:
         """
         gone = await self._handle.admin.discard(tuple(filter(_is_id, ids)))
         return [message_id for message_id, went in gone.items() if went]
+
+    async def discard_all(
+        self,
+        type: str,  # noqa: A002 because it is what a message calls it
+        *,
+        progress: Progress | None = None,
+    ) -> int:
+        """Remove all dead letters of a type for good, as `requeue_all` sends them again."""
+        _refuse_no_text(Query(type))
+        discarded = 0
+        async for ids in self._dead_slices(type):
+            discarded += len(await self.discard(ids))
+            if progress is not None:
+                progress(discarded)
+        return discarded
 
     async def cancel(self, message_id: int) -> None:
         """Remove a message that waits.
@@ -176,14 +270,43 @@ class KvQueueAdmin:
         """The processes that listen, the oldest first."""
         return await self._handle.admin.listeners()
 
+    async def misfits(self, *, limit: int = 50) -> list[tuple[MessageRecord, str]]:
+        """Messages in the store that their handler in this process would not take, and why.
+
+        It reads every payload that waits: before a deploy, it tells what was sent to the models
+        of yesterday.
+
+        Args:
+            limit: 1 to 1,000: after how many to stop looking.
+        """
+        after, found = MIN_ID, list[tuple[MessageRecord, str]]()
+        most = one_more(limit) - 1
+        while payloads := await self._handle.admin.payloads(after=after, limit=_LEAST_SEARCHED):
+            after = payloads[-1].id
+            for payload in payloads:
+                problem = self._problem(payload)
+                if problem and (record := await self.message(payload.id)):
+                    found.append((record, problem))
+                    if len(found) == most:
+                        return found
+        return found
+
+    def _problem(self, payload: Payload) -> str | None:
+        adapter = self._handle.adapter_of(payload.type)
+        try:
+            if adapter is not None:
+                decode_payload(payload.data, adapter)
+        except PayloadError as error:
+            return str(error)
+        return None
+
     async def _show(self, message_id: int) -> MessageRecord | None:
         return await self._handle.admin.show(message_id) if _is_id(message_id) else None
 
     async def _listed(
         self, read: Callable[[Query], Awaitable[list[MessageRecord]]], query: Query
     ) -> list[MessageRecord]:
-        search = query.search
-        if search is None or not self._redaction.hides:
+        if (query.search is None and query.error is None) or not self._redaction.hides:
             return [self._redaction.of_record(record) for record in await read(query)]
         # A search that found what is hidden would tell it, letter by letter.
         found: list[MessageRecord] = []
@@ -191,14 +314,14 @@ class KvQueueAdmin:
         while len(found) < query.limit:
             records = await read(part)
             seen = [self._redaction.of_record(record) for record in records]
-            found += [record for record in seen if _has(record, search)]
+            found += [record for record in seen if _has(record, query.search, query.error)]
             if len(records) < part.limit:
                 break
             part = replace(part, after=records[-1].id)
         return found[: query.limit]
 
     async def _dead_slices(self, message_type: str) -> AsyncIterator[list[int]]:
-        after = _MIN_ID
+        after = MIN_ID
         while ids := await self._handle.admin.dead_ids(message_type, after=after, limit=SLICE):
             after = ids[-1]
             yield ids
@@ -206,24 +329,33 @@ class KvQueueAdmin:
 
 def _is_id(value: object) -> bool:
     # Ids come from outside, and what SQLite cannot hold is no message.
-    return isinstance(value, int) and _MIN_ID <= value <= _MAX_ID
+    return isinstance(value, int) and MIN_ID <= value <= MAX_ID
 
 
-def _has(record: MessageRecord, search: str) -> bool:
+def _has(record: MessageRecord, search: str | None, error: str | None) -> bool:
+    texts = [failure.text for failure in record.errors]
+    traces = [failure.trace for failure in record.errors]
+    return _is_in(error, texts) and _is_in(search, [_as_json(record), *texts, *traces])
+
+
+def _as_json(record: MessageRecord) -> str:
     try:
-        data = to_json(record.data, fallback=repr).decode()
+        return to_json(record.data, fallback=repr).decode()
     except ValueError:
-        data = repr(record.data)
-    errors = [text for error in record.errors for text in (error.text, error.trace)]
-    return any(search.lower() in text.lower() for text in (data, *errors))
+        return repr(record.data)
+
+
+def _is_in(sought: str | None, texts: Sequence[str]) -> bool:
+    return sought is None or any(sought.lower() in text.lower() for text in texts)
 
 
 def _first_new(requeued: dict[int, int]) -> int:
-    return min(requeued.values(), default=_MAX_ID + 1)
+    return min(requeued.values(), default=MAX_ID + 1)
 
 
-def _refuse_no_text(**filters: object) -> None:
-    for name, value in filters.items():
+def _refuse_no_text(query: Query) -> None:
+    for name in ("type", "type_pattern", "ordering_key", "search", "error"):
+        value = getattr(query, name)
         if value is None:
             continue
         if not isinstance(value, str) or value != value.encode("utf-8", "replace").decode():
@@ -238,37 +370,6 @@ def _type(value: str) -> str:
     if problem := type_problem(value):
         raise InvalidOptionError(problem)
     return value
-
-
-def _page(records: Sequence[MessageRecord], limit: int) -> Page:
-    shown = records[:limit]
-    cursor = _cursor(shown[-1].id) if len(records) > limit else None
-    return Page(shown, cursor)
-
-
-def _cursor(message_id: int) -> str:
-    return base64.urlsafe_b64encode(str(message_id).encode()).decode()
-
-
-def _after(cursor: str | None) -> int:
-    if cursor is None:
-        return _MIN_ID
-    try:
-        after = int(base64.urlsafe_b64decode(cursor.encode("ascii")))
-    except (ValueError, binascii.Error, AttributeError):
-        after = _MAX_ID + 1
-    if not _MIN_ID <= after <= _MAX_ID:
-        msg = f"cursor {shown(cursor)} is none. Give the next_cursor of a page, or leave it out."
-        raise InvalidOptionError(msg)
-    return after
-
-
-def _more(limit: Any) -> int:
-    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_LIMIT:
-        msg = f"limit is {shown(limit)}, allowed is 1 to {MAX_LIMIT}. Page with next_cursor."
-        raise InvalidOptionError(msg)
-    # One more than is shown tells whether there is a next page.
-    return int(limit) + 1
 
 
 def _state(state: State | str | None) -> State | None:

@@ -57,7 +57,7 @@ class Runtime:
         self.queue = KvQueue(handle=handle, sender=sender)
         self._subscriptions = Subscriptions(handle, sender, redaction)
         self.kv = Kv(handle=handle, sender=sender, subscriptions=self._subscriptions)
-        self.admin = KvQueueAdmin(handle=handle, redaction=redaction)
+        self.admin = KvQueueAdmin(handle=handle, sender=sender, redaction=redaction)
         self._handle = handle
         self._redaction = redaction
         self._sender = sender

@@ -310,6 +310,8 @@ class MessageRecord:
         due_at_ms: when it may be handled next; for a dead letter, when it died.
         requeued_from: the dead letter that this message was requeued from.
         deferrals: how often its handler has put it off with `RetryLater`; 0 once it is dead.
+        is_redacted: whether `redact` hides something of its payload, so that what is seen here
+            is not what is stored.
     """
 
     id: int
@@ -327,6 +329,19 @@ class MessageRecord:
     reason: str | None = None
     requeued_from: int | None = None
     deferrals: int = 0
+    is_redacted: bool = False
+
+
+class Payload(NamedTuple):
+    """What a message carries, as it is stored.
+
+    Attributes:
+        data: JSON, unless a foreign program wrote it.
+    """
+
+    id: int
+    type: str
+    data: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,15 +349,21 @@ class Query:
     """Which messages to list.
 
     Attributes:
+        type_pattern: where each `*` stands for any text.
         search: part of the payload's or the errors' text, in any case of letters.
+        error: part of the text of an error, likewise.
+        reverse: from the last to the first.
         after: the id behind which to begin.
         limit: how many at the most.
     """
 
     type: str | None = None
+    type_pattern: str | None = None
     state: State | None = None
     ordering_key: str | None = None
     search: str | None = None
+    error: str | None = None
+    reverse: bool = False
     after: int = 0
     limit: int = 50
 

@@ -74,9 +74,11 @@ class Redaction:
         if self._hook is None:
             return record
         kind = record.type
+        data = self._through(kind, record.data, _as_it_is)
         return replace(
             record,
-            data=self._through(kind, record.data, _as_it_is),
+            data=data,
+            is_redacted=data != record.data,
             headers=self._headers(kind, record.headers),
             errors=tuple(self._error(kind, error) for error in record.errors),
             reason=record.reason and self._text(kind, record.reason),

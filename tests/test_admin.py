@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kvqueue_fastapi import InvalidOptionError, KvQueueError, Page, State
+from kvqueue_fastapi import InvalidOptionError, KvQueueError, Page, PayloadError, State
 from kvqueue_fastapi.model import AtomicWrite, Idempotency, Send
 from tests.contract.harness import Bench, ManualClock, Seen, by_hand, running, until
 
@@ -106,6 +106,10 @@ async def test_cursor_goes_on_behind_what_was_shown_though_that_has_gone(tmp_pat
         ({"search": "needle"}, ["Needle"]),
         ({"search": "%"}, []),
         ({"type": "b", "state": "ready", "ordering_key": "k"}, [3]),
+        ({"type_pattern": "b*", "reverse": True, "limit": 2}, [4, 3]),
+        ({"type_pattern": "*"}, [0, "Needle", 2, 3, 4]),
+        ({"type_pattern": "[ab]"}, []),
+        ({"error": "needle"}, []),
     ],
 )
 async def test_messages_can_be_filtered(
@@ -120,6 +124,21 @@ async def test_messages_can_be_filtered(
         found = await bench.admin.messages(**arguments)
 
     assert [record.data for record in found] == data
+
+
+@pytest.mark.parametrize("limit", [1, 3, 10])
+async def test_pages_from_the_newest_on_show_every_dead_letter_once(
+    tmp_path: Path, limit: int
+) -> None:
+    shown, cursor, pages = list[int](), None, 0
+    async with running(tmp_path, callbacks={"bad": fail}, listen=False) as bench:
+        ids = await dead(bench, 7)
+        while pages == 0 or cursor is not None:
+            page = await bench.admin.dead_letters(reverse=True, limit=limit, cursor=cursor)
+            shown += [record.id for record in page]
+            cursor, pages = page.next_cursor, pages + 1
+
+    assert shown == ids[::-1]
 
 
 async def test_dead_letters_can_be_filtered_by_their_errors(tmp_path: Path) -> None:
@@ -182,6 +201,104 @@ async def test_requeued_dead_letter_is_a_new_message_with_all_attempts_before_it
     assert record is not None
     assert (record.state, record.attempt, record.errors) == ("blocked", 0, ())
     assert (record.requeued_from, record.headers, record.priority) == (old, {"a": "b"}, 4)
+
+
+async def test_dead_letter_is_requeued_with_another_payload(tmp_path: Path) -> None:
+    seen = Seen()
+
+    async def handle(number: int) -> None:
+        if number < 0:
+            raise ValueError(number)
+        seen.add(number)
+
+    async with running(tmp_path, callbacks={"bad": handle}, listen=False) as bench:
+        old = await bench.queue.send_message("bad", -1, headers={"a": "b"}, **ONCE)
+        await bench.queue.run_until_idle()
+
+        new = await bench.admin.requeue_as(old, 1)
+        record = await bench.admin.message(new)
+        await bench.queue.run_until_idle()
+
+        assert not await bench.admin.dead_letters()
+    assert record is not None
+    assert (record.data, record.headers, record.requeued_from) == (1, {"a": "b"}, old)
+    assert seen == [1]
+
+
+@pytest.mark.parametrize("data", ["no number", {"n": {1, 2}.__class__}])
+async def test_payload_that_the_handler_would_not_take_is_not_requeued(
+    tmp_path: Path, data: Any
+) -> None:
+    async def handle(number: int) -> None:
+        raise ValueError(number)
+
+    async with running(tmp_path, callbacks={"bad": handle}, listen=False) as bench:
+        old = await bench.queue.send_message("bad", -1, **ONCE)
+        await bench.queue.run_until_idle()
+
+        with pytest.raises(PayloadError):
+            await bench.admin.requeue_as(old, data)
+
+        assert [record.id for record in await bench.admin.dead_letters()] == [old]
+
+
+async def test_only_a_dead_letter_is_requeued_with_another_payload(tmp_path: Path) -> None:
+    async with running(tmp_path, listen=False) as bench:
+        waiting = await bench.queue.send_message("n", 1)
+
+        for message_id in (waiting, 99, -1, 2**70, "one"):
+            with pytest.raises(KvQueueError, match="cannot be requeued: it is no dead letter"):
+                await bench.admin.requeue_as(message_id, 2)  # type: ignore[arg-type]
+
+        assert [record.data for record in await bench.admin.messages()] == [1]
+
+
+async def test_message_is_sent_again_with_all_that_it_carries(tmp_path: Path) -> None:
+    async with running(tmp_path, callbacks={"bad": fail}, listen=False) as bench:
+        (old,) = await dead(bench, 1, ordering_key="k", headers={"a": "b"}, priority=4)
+
+        new = await bench.admin.send_again(old)
+        newer = await bench.admin.send_again(new)
+
+        records = await bench.admin.messages()
+        assert [record.id for record in await bench.admin.dead_letters()] == [old]
+        with pytest.raises(KvQueueError, match="cannot be sent again: there is none"):
+            await bench.admin.send_again(99)
+    assert [record.id for record in records] == [new, newer]
+    assert {(record.data, record.priority, record.requeued_from) for record in records} == {
+        (0, 4, None)
+    }
+    assert all(record.headers == {"a": "b"} for record in records)
+
+
+async def test_discard_all_takes_every_dead_letter_of_a_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvqueue_fastapi.admin.SLICE", 5)
+    progress: list[int] = []
+    async with running(tmp_path, callbacks={"bad": fail, "other": fail}, listen=False) as bench:
+        await dead(bench, 12)
+        kept = await bench.queue.send_message("other", **ONCE)
+        await bench.queue.run_until_idle()
+
+        count = await bench.admin.discard_all("bad", progress=progress.append)
+
+        assert [record.id for record in await bench.admin.dead_letters()] == [kept]
+    assert (count, progress) == (12, [5, 10, 12])
+
+
+async def test_misfits_are_what_todays_models_do_not_take(tmp_path: Path) -> None:
+    async with running(tmp_path, listen=False) as bench:
+        good, bad = await bench.queue.send_messages([("n", 1), ("n", {"number": 1})])
+        await bench.queue.send_message("nobody's", {"number": 1})
+
+    async def handle(number: int) -> None: ...
+
+    async with running(tmp_path, callbacks={"n": handle}, listen=False) as bench:
+        ((record, problem),) = await bench.admin.misfits()
+
+    assert (record.id, good) == (bad, bad - 1)
+    assert "valid integer" in problem
 
 
 async def test_requeue_all_takes_every_dead_letter_of_a_type_in_order(tmp_path: Path) -> None:
@@ -371,7 +488,7 @@ async def all_dead(bench: Bench, count: int) -> bool:
     return sum(counts.dead for counts in await bench.admin.counts()) == count
 
 
-@pytest.mark.parametrize("name", ["type", "ordering_key", "search"])
+@pytest.mark.parametrize("name", ["type", "type_pattern", "ordering_key", "search", "error"])
 @pytest.mark.parametrize("value", ["\ud800", ["a"], 7])
 async def test_a_filter_that_is_no_text_is_refused(tmp_path: Path, name: str, value: Any) -> None:
     async with running(tmp_path, listen=False) as bench:

@@ -332,7 +332,7 @@ class KvMachine(RuleBasedStateMachine):
         everything = ListAtOnce(EVERYTHING)
 
         assert await everything.ask(kv) == everything.answer(now)
-        messages = await KvQueueAdmin(handle=kv._handle).messages(limit=1_000)
+        messages = await KvQueueAdmin(handle=kv._handle, sender=kv._sender).messages(limit=1_000)
         assert [waiting(one) for one in messages] == list(now.messages.values())
         assert await self.last_versionstamp() == now.versionstamp
 

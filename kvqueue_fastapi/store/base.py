@@ -10,6 +10,7 @@ from kvqueue_fastapi.model import (
     Committed,
     ListenerRecord,
     MessageRecord,
+    Payload,
     Query,
     Send,
     Settlement,
@@ -262,6 +263,10 @@ class StoreAdmin(Protocol):
         """Those that wait or run, by id."""
         ...
 
+    async def payloads(self, *, after: int, limit: int) -> list[Payload]:
+        """The payloads of messages that wait or run, behind an id, by id."""
+        ...
+
     async def list_dead_letters(self, query: Query) -> list[MessageRecord]:
         """Dead letters, by id."""
         ...
@@ -270,8 +275,17 @@ class StoreAdmin(Protocol):
         """A message or dead letter."""
         ...
 
-    async def requeue(self, message_ids: Sequence[int]) -> dict[int, int]:
-        """Send dead letters again. Returns the new id of each that there was."""
+    async def original(self, message_id: int) -> Send | None:
+        """What sends a message or dead letter once more."""
+        ...
+
+    async def requeue(
+        self, message_ids: Sequence[int], *, data: str | None = None
+    ) -> dict[int, int]:
+        """Send dead letters again, with their payloads or with this one.
+
+        Returns: the new id of each that there was.
+        """
         ...
 
     async def dead_ids(self, message_type: str, *, after: int, limit: int) -> list[int]:

@@ -10,7 +10,7 @@ import pydantic_core
 
 from kvqueue_fastapi.codec import decode_options
 from kvqueue_fastapi.errors import PayloadError
-from kvqueue_fastapi.model import AttemptError, MessageRecord, Options, State
+from kvqueue_fastapi.model import AttemptError, MessageRecord, Options, Send, State
 
 STATES: Final = (
     State.READY,
@@ -43,6 +43,23 @@ def record_of(row: Sequence[Any]) -> MessageRecord:
         reason=row[12],
         requeued_from=row[13],
         deferrals=row[14],
+    )
+
+
+def send_of(row: Sequence[Any], data: str | None = None) -> Send:
+    """What sends a message once more, from its type, data, priority, ordering key and options.
+
+    Args:
+        row: these columns.
+        data: another payload.
+    """
+    message_type, stored, priority, ordering_key, options = row
+    return Send(
+        message_type,
+        stored if data is None else data,
+        priority=priority,
+        ordering_key=ordering_key,
+        options=options,
     )
 
 

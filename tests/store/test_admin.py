@@ -256,3 +256,64 @@ async def test_payload_of_any_text_can_be_looked_at(store: AnyStore, data: str) 
     (listed,) = await store.admin.list_messages(Query())
 
     assert repr(listed) == repr(await shown(store, sent))
+
+
+async def test_lists_go_both_ways_by_patterns_and_errors(
+    store: AnyStore, clock: ManualClock
+) -> None:
+    (died,) = await send(store, mail('"100%"'))
+    (held,) = await claim(store)
+    await settle(store, held, Outcome.DEAD, failure=Failure('TimeoutError: "50%" \\ of it', "text"))
+    ids = await send(store, *(Send(kind, "1") for kind in ("a.b", "a_b", "a[b", "a\\b", "A.b")))
+
+    async def types(pattern: str, *, reverse: bool = False) -> list[str]:
+        query = Query(type_pattern=pattern, reverse=reverse, after=2**62 if reverse else 0)
+        return [record.type for record in await store.admin.list_messages(query)]
+
+    assert await types("a*") == ["a.b", "a_b", "a[b", "a\\b"]
+    assert await types("*", reverse=True) == ["A.b", "a\\b", "a[b", "a_b", "a.b"]
+    for exact in ("a_b", "a[b", "a\\b", "a?b"):
+        assert await types(exact) == [exact][: exact != "a?b"]
+    for error, found in (('"50%" \\', [died]), ("timeout", [died]), ("trace", []), ("_", [])):
+        letters = await store.admin.list_dead_letters(Query(error=error, reverse=True, after=2**62))
+        assert [record.id for record in letters] == found
+    assert len(ids) == 5
+
+
+async def test_payloads_are_those_of_messages_in_order(store: AnyStore, clock: ManualClock) -> None:
+    await send(store, mail('"a"'))
+    await claim(store)
+    await send(store, mail("1"), mail("2"))
+
+    first = await store.admin.payloads(after=0, limit=2)
+    rest = await store.admin.payloads(after=first[-1].id, limit=2)
+
+    assert [payload.data for payload in [*first, *rest]] == ['"a"', "1", "2"]
+
+
+async def test_original_sends_all_that_a_message_carries_but_its_past(
+    store: AnyStore, clock: ManualClock
+) -> None:
+    sent = mail('"x"', ordering_key="k", priority=3, options=OPTIONS)
+    (message_id,) = await send(store, sent)
+
+    waiting = await store.admin.original(message_id)
+    (held,) = await claim(store)
+    await settle(store, held, Outcome.DEAD, failure=Failure("DeadError: no"))
+
+    assert waiting == await store.admin.original(message_id) == sent
+    assert await store.admin.original(message_id + 1) is None
+
+
+async def test_requeue_with_another_payload_changes_nothing_else(
+    store: AnyStore, clock: ManualClock
+) -> None:
+    (old,) = await send(store, mail('"x"', ordering_key="k", priority=3, options=OPTIONS))
+    (held,) = await claim(store)
+    await settle(store, held, Outcome.DEAD, failure=Failure("DeadError: no"))
+
+    requeued = await store.admin.requeue([old], data='"y"')
+
+    record = await shown(store, requeued[old])
+    assert (record.data, record.priority, record.ordering_key) == ("y", 3, "k")
+    assert (record.headers, record.requeued_from, record.attempt) == ({"a": "b"}, old, 0)

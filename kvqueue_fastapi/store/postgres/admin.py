@@ -1,6 +1,7 @@
 """The keeper's verbs on PostgreSQL."""
 
 import json
+import re
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -9,6 +10,7 @@ from typing import Any, Final, Protocol, TypeVar
 from kvqueue_fastapi.model import (
     ListenerRecord,
     MessageRecord,
+    Payload,
     Query,
     Send,
     State,
@@ -22,11 +24,13 @@ from kvqueue_fastapi.store.postgres.ids import Ids
 from kvqueue_fastapi.store.postgres.locks import StillHeldError
 from kvqueue_fastapi.store.postgres.sends import insert, promote_heads
 from kvqueue_fastapi.store.postgres.sessions import Sessions, Transaction
-from kvqueue_fastapi.store.records import STATES, record_of, state_of
+from kvqueue_fastapi.store.records import STATES, record_of, send_of, state_of
 
 R = TypeVar("R")
 
 _RUNNING: Final = 3
+_NO_WILDCARD: Final = re.compile(r"[%_\\]")
+"""What LIKE would take for one, and how it is told not to."""
 
 
 class Run(Protocol):
@@ -88,11 +92,17 @@ class PostgresAdmin:
     async def list_messages(self, query: Query) -> list[MessageRecord]:
         """Those that wait or run, by id."""
         state = None if query.state is None else STATES.index(query.state)
-        return await self._list(sql.LIST_MESSAGES, query, state)
+        statement = sql.LIST_MESSAGES_BACKWARDS if query.reverse else sql.LIST_MESSAGES
+        return await self._list(statement, query, state)
 
     async def list_dead_letters(self, query: Query) -> list[MessageRecord]:
         """Dead letters, by id."""
-        return await self._list(sql.LIST_DEAD_LETTERS, query)
+        statement = sql.LIST_DEAD_LETTERS_BACKWARDS if query.reverse else sql.LIST_DEAD_LETTERS
+        return await self._list(statement, query)
+
+    async def payloads(self, *, after: int, limit: int) -> list[Payload]:
+        """The payloads of messages that wait or run, behind an id, by id."""
+        return [Payload(*row) for row in await self._look(sql.READ_PAYLOADS, after, limit)]
 
     async def show(self, message_id: int) -> MessageRecord | None:
         """A message or dead letter."""
@@ -108,12 +118,23 @@ class PostgresAdmin:
         rows = await self._look(sql.DEAD_IDS_OF_TYPE, message_type, after, limit)
         return [row[0] for row in rows]
 
-    async def requeue(self, message_ids: Sequence[int]) -> dict[int, int]:
+    async def original(self, message_id: int) -> Send | None:
+        """What sends a message or dead letter once more."""
+        for statement in (sql.READ_MESSAGE, sql.READ_DEAD_LETTER):
+            for row in await self._look(statement, message_id):
+                return send_of(row)
+        return None
+
+    async def requeue(
+        self, message_ids: Sequence[int], *, data: str | None = None
+    ) -> dict[int, int]:
         """Send dead letters again, at the tail of their keys. Returns their new ids."""
         wanted = list(dict.fromkeys(message_ids))
         # Before the transaction: within it they would be waited for with its locks in hand.
         ids = await self._run(lambda: self._ids.take(len(wanted), self._fetch))
-        return await self._transact(lambda transaction: self._requeue(transaction, wanted, ids))
+        return await self._transact(
+            lambda transaction: self._requeue(transaction, wanted, data, ids)
+        )
 
     async def discard(self, message_ids: Sequence[int]) -> dict[int, bool]:
         """Remove messages and dead letters for good. Running ones stay."""
@@ -182,11 +203,10 @@ class PostgresAdmin:
 
     async def _list(self, statement: str, query: Query, *state: Any) -> list[MessageRecord]:
         found: list[MessageRecord] = []
-        if any("\0" in (asked or "") for asked in (query.type, query.ordering_key, query.search)):
+        asked = (query.type, query.type_pattern, query.ordering_key, query.search, query.error)
+        if any("\0" in (text or "") for text in asked):
             return found  # nothing that is stored can hold it
         after = query.after
-        # What is sought may be in the names of the errors' parts, too: that is not meant.
-        escaped = None if query.search is None else json.dumps(query.search, ensure_ascii=False)
         while len(found) < query.limit:
             limit = query.limit - len(found)
             rows = await self._look(
@@ -195,20 +215,24 @@ class PostgresAdmin:
                 query.type,
                 query.ordering_key,
                 query.search,
-                escaped and escaped[1:-1],
+                _as_json(query.search),
                 limit,
+                _like(query.type_pattern),
+                _as_json(query.error),
                 *state,
             )
-            found += [
-                record for row in rows if _matches(row[2], record := record_of(row), query.search)
-            ]
+            found += [record for row in rows if _matches(row[2], record := record_of(row), query)]
             if len(rows) < limit:
                 break
             after = rows[-1][0]
         return found
 
     async def _requeue(
-        self, transaction: Transaction, wanted: Sequence[int], ids: Sequence[int]
+        self,
+        transaction: Transaction,
+        wanted: Sequence[int],
+        data: str | None,
+        ids: Sequence[int],
     ) -> dict[int, int]:
         # Those that die while the locks are waited for are none of them.
         keys = {row[0]: row[1] for row in await transaction.fetch(sql.DEAD_LETTER_KEYS, wanted)}
@@ -217,10 +241,7 @@ class PostgresAdmin:
         old = [message_id for message_id in wanted if message_id in rows]
         if not old:
             return {}
-        sends = [
-            Send(kind, data, priority=priority, ordering_key=ordering_key, options=options)
-            for _, kind, data, priority, ordering_key, options in map(rows.__getitem__, old)
-        ]
+        sends = [send_of(rows[message_id][1:], data) for message_id in old]
         new = ids[: len(old)]
         await insert(transaction, sends, new, now_ms, requeued_from=old)
         await transaction.fetch(sql.MOVE_IDEMPOTENT, new, old)
@@ -252,9 +273,20 @@ class PostgresAdmin:
         return locked.now_ms
 
 
-def _matches(data: str, record: MessageRecord, search: str | None) -> bool:
-    if search is None:
-        return True
-    sought = search.lower()
-    texts = [data, *(text for error in record.errors for text in (error.text, error.trace))]
-    return any(sought in text.lower() for text in texts)
+def _as_json(text: str | None) -> str | None:
+    return None if text is None else json.dumps(text, ensure_ascii=False)[1:-1]
+
+
+def _like(pattern: str | None) -> str | None:
+    return pattern and _NO_WILDCARD.sub(r"\\\g<0>", pattern).replace("*", "%")
+
+
+def _matches(data: str, record: MessageRecord, query: Query) -> bool:
+    # What is sought may be in the names of the errors' parts, too: that is not meant.
+    texts = [error.text for error in record.errors]
+    traces = [error.trace for error in record.errors]
+    return _is_in(query.search, [data, *texts, *traces]) and _is_in(query.error, texts)
+
+
+def _is_in(sought: str | None, texts: Sequence[str]) -> bool:
+    return sought is None or any(sought.lower() in text.lower() for text in texts)

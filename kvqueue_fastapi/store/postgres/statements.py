@@ -410,19 +410,29 @@ _FILTERS: Final = """
    AND ($3::text IS NULL OR ordering_key = $3)
    AND ($4::text IS NULL OR strpos(lower(data), lower($4)) > 0
         OR strpos(lower(errors), lower($5)) > 0)
+   AND ($7::text IS NULL OR type LIKE $7)
+   AND ($8::text IS NULL OR strpos(lower(errors), lower($8)) > 0)
 """
-LIST_MESSAGES: Final = (
-    f"SELECT {_MESSAGE_FIELDS} FROM {{schema}}.kvqueue_messages WHERE id > $1"
-    f" {_FILTERS} AND ($7::int IS NULL OR state = $7) ORDER BY id LIMIT $6"
-)
-LIST_DEAD_LETTERS: Final = (
-    f"SELECT {_DEAD_LETTER_FIELDS} FROM {{schema}}.kvqueue_dead_letters WHERE id > $1"
-    f" {_FILTERS} ORDER BY id LIMIT $6"
-)
-SHOW_MESSAGE: Final = f"SELECT {_MESSAGE_FIELDS} FROM {{schema}}.kvqueue_messages WHERE id = $1"
-SHOW_DEAD_LETTER: Final = (
-    f"SELECT {_DEAD_LETTER_FIELDS} FROM {{schema}}.kvqueue_dead_letters WHERE id = $1"
-)
+_MESSAGES: Final = f"SELECT {_MESSAGE_FIELDS} FROM {{schema}}.kvqueue_messages"
+_DEAD_LETTERS: Final = f"SELECT {_DEAD_LETTER_FIELDS} FROM {{schema}}.kvqueue_dead_letters"
+_IN_STATE: Final = "AND ($9::int IS NULL OR state = $9)"
+_FORWARDS: Final = "ORDER BY id LIMIT $6"
+_BACKWARDS: Final = "ORDER BY id DESC LIMIT $6"
+LIST_MESSAGES: Final = f"{_MESSAGES} WHERE id > $1 {_FILTERS} {_IN_STATE} {_FORWARDS}"
+LIST_MESSAGES_BACKWARDS: Final = f"{_MESSAGES} WHERE id < $1 {_FILTERS} {_IN_STATE} {_BACKWARDS}"
+LIST_DEAD_LETTERS: Final = f"{_DEAD_LETTERS} WHERE id > $1 {_FILTERS} {_FORWARDS}"
+LIST_DEAD_LETTERS_BACKWARDS: Final = f"{_DEAD_LETTERS} WHERE id < $1 {_FILTERS} {_BACKWARDS}"
+SHOW_MESSAGE: Final = f"{_MESSAGES} WHERE id = $1"
+SHOW_DEAD_LETTER: Final = f"{_DEAD_LETTERS} WHERE id = $1"
+READ_MESSAGE: Final = """
+SELECT type, data, priority, ordering_key, options FROM {schema}.kvqueue_messages WHERE id = $1
+"""
+READ_DEAD_LETTER: Final = """
+SELECT type, data, priority, ordering_key, options FROM {schema}.kvqueue_dead_letters WHERE id = $1
+"""
+READ_PAYLOADS: Final = """
+SELECT id, type, data FROM {schema}.kvqueue_messages WHERE id > $1 ORDER BY id LIMIT $2
+"""
 DEAD_IDS_OF_TYPE: Final = """
 SELECT id FROM {schema}.kvqueue_dead_letters WHERE type = $1 AND id > $2 ORDER BY id LIMIT $3
 """

@@ -1,5 +1,6 @@
 """The keeper's verbs on SQLite."""
 
+import re
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -8,13 +9,14 @@ from typing import Final, Protocol, TypeVar
 from kvqueue_fastapi.model import (
     ListenerRecord,
     MessageRecord,
+    Payload,
     Query,
     Send,
     State,
     TypeCounts,
 )
 from kvqueue_fastapi.store.base import Clock
-from kvqueue_fastapi.store.records import STATES, record_of, state_of, types_of
+from kvqueue_fastapi.store.records import STATES, record_of, send_of, state_of, types_of
 from kvqueue_fastapi.store.sqlite import sends
 from kvqueue_fastapi.store.sqlite import statements as sql
 from kvqueue_fastapi.store.sqlite.reader import Reader
@@ -22,6 +24,8 @@ from kvqueue_fastapi.store.sqlite.reader import Reader
 R = TypeVar("R")
 
 _RUNNING: Final = 3
+_NO_WILDCARD: Final = re.compile(r"[?[]")
+"""What GLOB would take for one, beside the *."""
 
 
 class Transact(Protocol):
@@ -67,11 +71,18 @@ class SqliteAdmin:
     async def list_messages(self, query: Query) -> list[MessageRecord]:
         """Those that wait or run, by id."""
         state = None if query.state is None else STATES.index(query.state)
-        return await self._list(sql.LIST_MESSAGES, query, state)
+        statement = sql.LIST_MESSAGES_BACKWARDS if query.reverse else sql.LIST_MESSAGES
+        return await self._list(statement, query, state)
 
     async def list_dead_letters(self, query: Query) -> list[MessageRecord]:
         """Dead letters, by id."""
-        return await self._list(sql.LIST_DEAD_LETTERS, query, None)
+        statement = sql.LIST_DEAD_LETTERS_BACKWARDS if query.reverse else sql.LIST_DEAD_LETTERS
+        return await self._list(statement, query, None)
+
+    async def payloads(self, *, after: int, limit: int) -> list[Payload]:
+        """The payloads of messages that wait or run, behind an id, by id."""
+        names = {"after": after, "limit": limit}
+        return [Payload(*row) for row in await self._reader.fetch_all(sql.READ_PAYLOADS, names)]
 
     async def show(self, message_id: int) -> MessageRecord | None:
         """A message or dead letter."""
@@ -85,10 +96,21 @@ class SqliteAdmin:
         names = {"type": message_type, "after": after, "limit": limit}
         return [row[0] for row in await self._reader.fetch_all(sql.DEAD_IDS_OF_TYPE, names)]
 
-    async def requeue(self, message_ids: Sequence[int]) -> dict[int, int]:
+    async def original(self, message_id: int) -> Send | None:
+        """What sends a message or dead letter once more."""
+        for statement in (sql.READ_MESSAGE, sql.READ_DEAD_LETTER):
+            for row in await self._reader.fetch_all(statement, {"id": message_id}):
+                return send_of(row)
+        return None
+
+    async def requeue(
+        self, message_ids: Sequence[int], *, data: str | None = None
+    ) -> dict[int, int]:
         """Send dead letters again, at the tail of their keys. Returns their new ids."""
         now_ms = self._clock.wall_ms()
-        return await self._transact(lambda connection: _requeue(connection, message_ids, now_ms))
+        return await self._transact(
+            lambda connection: _requeue(connection, message_ids, data, now_ms)
+        )
 
     async def discard(self, message_ids: Sequence[int]) -> dict[int, bool]:
         """Remove messages and dead letters for good. Running ones stay."""
@@ -118,9 +140,11 @@ class SqliteAdmin:
     async def _list(self, statement: str, query: Query, state: int | None) -> list[MessageRecord]:
         names = {
             "type": query.type,
+            "type_glob": query.type_pattern and _NO_WILDCARD.sub(r"[\g<0>]", query.type_pattern),
             "state": state,
             "ordering_key": query.ordering_key,
             "search": query.search,
+            "error": query.error,
             "after": query.after,
             "limit": query.limit,
         }
@@ -128,17 +152,14 @@ class SqliteAdmin:
 
 
 def _requeue(
-    connection: sqlite3.Connection, message_ids: Sequence[int], now_ms: int
+    connection: sqlite3.Connection, message_ids: Sequence[int], data: str | None, now_ms: int
 ) -> dict[int, int]:
     requeued: dict[int, int] = {}
     for old in dict.fromkeys(message_ids):
         row = connection.execute(sql.READ_DEAD_LETTER, {"id": old}).fetchone()
         if row is None:
             continue
-        message_type, data, priority, ordering_key, options = row
-        send = Send(
-            message_type, data, priority=priority, ordering_key=ordering_key, options=options
-        )
+        send = send_of(row, data)
         requeued[old] = sends.insert(connection, (send,), now_ms, requeued_from=old)[0]
         names = {"id": requeued[old], "requeued_from": old}
         connection.execute(sql.MOVE_IDEMPOTENT, names)

@@ -335,27 +335,40 @@ died_at_ms, errors, reason, requeued_from, 0 AS deferrals
 """
 _FILTERS: Final = """
    AND (:type IS NULL OR type = :type)
+   AND (:type_glob IS NULL OR type GLOB :type_glob)
    AND (:ordering_key IS NULL OR ordering_key = :ordering_key)
+   AND (:error IS NULL
+        OR EXISTS (SELECT 1 FROM json_tree(iif(json_valid(errors), errors, '[]')) AS part
+                    WHERE part.key = 'text' AND instr(lower(part.atom), lower(:error)) > 0))
    AND (:search IS NULL OR instr(lower(data), lower(:search)) > 0
         OR EXISTS (SELECT 1 FROM json_tree(iif(json_valid(errors), errors, '[]')) AS part
                     WHERE part.key IN ('text', 'trace')
                       AND instr(lower(part.atom), lower(:search)) > 0))
 """
-LIST_MESSAGES: Final = (
-    f"SELECT {_MESSAGE_FIELDS} FROM kvqueue_messages WHERE id > :after"  # noqa: S608 because the parts are constants
-    f" AND (:state IS NULL OR state = :state) {_FILTERS} ORDER BY id LIMIT :limit"
+_MESSAGES: Final = f"SELECT {_MESSAGE_FIELDS} FROM kvqueue_messages"  # noqa: S608 because the parts are constants
+_DEAD_LETTERS: Final = f"SELECT {_DEAD_LETTER_FIELDS} FROM kvqueue_dead_letters"  # noqa: S608 because the parts are constants
+_IN_STATE: Final = "AND (:state IS NULL OR state = :state)"
+_FORWARDS: Final = "ORDER BY id LIMIT :limit"
+_BACKWARDS: Final = "ORDER BY id DESC LIMIT :limit"
+LIST_MESSAGES: Final = f"{_MESSAGES} WHERE id > :after {_IN_STATE} {_FILTERS} {_FORWARDS}"
+LIST_MESSAGES_BACKWARDS: Final = (
+    f"{_MESSAGES} WHERE id < :after {_IN_STATE} {_FILTERS} {_BACKWARDS}"
 )
-LIST_DEAD_LETTERS: Final = (
-    f"SELECT {_DEAD_LETTER_FIELDS} FROM kvqueue_dead_letters WHERE id > :after"  # noqa: S608 because the parts are constants
-    f" {_FILTERS} ORDER BY id LIMIT :limit"
-)
-SHOW_MESSAGE: Final = f"SELECT {_MESSAGE_FIELDS} FROM kvqueue_messages WHERE id = :id"  # noqa: S608 because the parts are constants
-SHOW_DEAD_LETTER: Final = f"SELECT {_DEAD_LETTER_FIELDS} FROM kvqueue_dead_letters WHERE id = :id"  # noqa: S608 because the parts are constants
+LIST_DEAD_LETTERS: Final = f"{_DEAD_LETTERS} WHERE id > :after {_FILTERS} {_FORWARDS}"
+LIST_DEAD_LETTERS_BACKWARDS: Final = f"{_DEAD_LETTERS} WHERE id < :after {_FILTERS} {_BACKWARDS}"
+SHOW_MESSAGE: Final = f"{_MESSAGES} WHERE id = :id"
+SHOW_DEAD_LETTER: Final = f"{_DEAD_LETTERS} WHERE id = :id"
 DEAD_IDS_OF_TYPE: Final = """
 SELECT id FROM kvqueue_dead_letters WHERE type = :type AND id > :after ORDER BY id LIMIT :limit
 """
+READ_MESSAGE: Final = """
+SELECT type, data, priority, ordering_key, options FROM kvqueue_messages WHERE id = :id
+"""
 READ_DEAD_LETTER: Final = """
 SELECT type, data, priority, ordering_key, options FROM kvqueue_dead_letters WHERE id = :id
+"""
+READ_PAYLOADS: Final = """
+SELECT id, type, data FROM kvqueue_messages WHERE id > :after ORDER BY id LIMIT :limit
 """
 DELETE_DEAD_LETTER: Final = "DELETE FROM kvqueue_dead_letters WHERE id = :id"
 READ_STATE: Final = "SELECT state, ordering_key FROM kvqueue_messages WHERE id = :id"
