@@ -30,9 +30,17 @@ from kvqueue_fastapi.handlers.decorator import on_queue_message
 from kvqueue_fastapi.keys import Key, KeyPart, commit_versionstamp
 from kvqueue_fastapi.kv import Kv
 from kvqueue_fastapi.message import Message
-from kvqueue_fastapi.model import AttemptError, ListenerRecord, MessageRecord, State, TypeCounts
+from kvqueue_fastapi.middleware import CallHandler, Middleware
+from kvqueue_fastapi.model import (
+    AttemptError,
+    Delivery,
+    ListenerRecord,
+    MessageRecord,
+    State,
+    TypeCounts,
+)
 from kvqueue_fastapi.module import KvQueueModule
-from kvqueue_fastapi.outgoing import OutgoingMessage, SendOptions
+from kvqueue_fastapi.outgoing import CallSend, OutgoingMessage, SendOptions
 from kvqueue_fastapi.pages import Page
 from kvqueue_fastapi.queue import KvQueue
 from kvqueue_fastapi.redaction import Redact
@@ -43,7 +51,10 @@ __all__ = [
     "AlreadySettledError",
     "AtomicOperation",
     "AttemptError",
+    "CallHandler",
+    "CallSend",
     "CopyProgress",
+    "Delivery",
     "HandlerError",
     "IdempotencyConflictError",
     "Injected",
@@ -69,6 +80,7 @@ __all__ = [
     "ListenerRecord",
     "Message",
     "MessageRecord",
+    "Middleware",
     "NotInstalledError",
     "OutgoingMessage",
     "Page",

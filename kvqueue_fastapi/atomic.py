@@ -27,7 +27,7 @@ from kvqueue_fastapi.model import (
     Mutation,
     Send,
 )
-from kvqueue_fastapi.outgoing import SendOptions, addressed
+from kvqueue_fastapi.outgoing import OutgoingMessage, SendOptions, addressed
 from kvqueue_fastapi.retry import duration_ms
 from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.settings import DEFAULT_MAX_PAYLOAD_BYTES
@@ -77,6 +77,7 @@ class AtomicOperation:
         self._checks: list[Check] = []
         self._mutations: list[Mutation] = []
         self._sends: list[Send] = []
+        self._messages: list[OutgoingMessage] = []
         self._schedule_steps = 0
 
     @overload
@@ -212,7 +213,19 @@ class AtomicOperation:
         write = AtomicWrite(
             tuple(self._checks), tuple(self._mutations), tuple(self._sends), versioned=True
         )
+        if self._sends and self._sender.is_hooked:
+            return commit_of(await self._commit_through_hook(write))
         return commit_of(await self._commit(write))
+
+    async def _commit_through_hook(self, write: AtomicWrite) -> Committed:
+        committed: list[Committed] = []
+
+        async def commit(ready: Sequence[Send]) -> Sequence[int]:
+            committed.append(await self._commit(write._replace(sends=tuple(ready))))
+            return committed[-1].message_ids
+
+        await self._sender.send_through(tuple(self._messages), write.sends, commit)
+        return committed[-1]
 
     def __await__(self) -> Generator[None, None, NoReturn]:
         msg = "'AtomicOperation' is not a promise: did you forget to call 'commit()'?"
@@ -269,6 +282,8 @@ class AtomicOperation:
 
     def _send(self, message_type: str, data: Any, options: SendOptions) -> Self:
         self._sends.append(self._sender.prepare(message_type, data, options))
+        if self._sender.is_hooked:
+            self._messages.append(OutgoingMessage(message_type, data, options))
         self._schedule_steps += len(options.backoff_schedule or ())
         return self
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import cached_property
 from types import TracebackType
@@ -24,6 +24,7 @@ from kvqueue_fastapi.errors import (
 )
 from kvqueue_fastapi.handlers.table import Handler, HandlerTable
 from kvqueue_fastapi.message import Hold, Message
+from kvqueue_fastapi.middleware import NO_HOOKS, Hooks
 from kvqueue_fastapi.model import Claim, Failure, Options, Outcome, Settlement
 from kvqueue_fastapi.redaction import (
     EVERYTHING,
@@ -60,6 +61,7 @@ class Dispatcher:
         is_stopping: whether it is we who cancel handlers now; else a handler that is cancelled
             has failed, be it by its own hand.
         redaction: what may be logged of errors.
+        hooks: what is called around handlers, and whether anybody asks how long they take.
     """
 
     def __init__(
@@ -70,8 +72,11 @@ class Dispatcher:
         settle_late: SettleLate,
         is_stopping: Callable[[], bool],
         redaction: Redaction = EVERYTHING,
+        hooks: Hooks = NO_HOOKS,
     ) -> None:
         self._table = table
+        self._around = hooks.handle
+        self._is_timed = bool(hooks.settled)
         self._jitter = settings.retry_jitter
         self._schedule_ms = tuple(round(step * 1000) for step in settings.backoff_schedule_s)
         self._sender = sender
@@ -86,7 +91,19 @@ class Dispatcher:
         # Not before it is needed, because anyio's part for asyncio takes 10 ms to load.
         return CapacityLimiter(self._sync_concurrency)
 
-    async def handle(self, hold: Hold) -> Settlement | None:
+    @property
+    def handle(self) -> Callable[[Hold], Coroutine[Any, Any, Settlement | None]]:
+        """What handles one message; see `handle_untimed`."""
+        return self._handle_timed if self._is_timed else self.handle_untimed
+
+    async def _handle_timed(self, hold: Hold) -> Settlement | None:
+        hold.begin()
+        try:
+            return await self.handle_untimed(hold)
+        finally:
+            hold.end()
+
+    async def handle_untimed(self, hold: Hold) -> Settlement | None:
         """Handle one message.
 
         Returns:
@@ -96,23 +113,26 @@ class Dispatcher:
         claim = hold.claim
         handler = self._table.get(claim.type)
         if handler is None:
-            return self._unhandled(claim)
+            return self._unhandled(hold)
         try:
             options = _PLAIN if claim.options is None else decode_options(claim.options)
             payload = decode_payload(claim.data, handler.adapter)
         except PayloadError as error:
             # Trying again would read the same bytes.
+            hold.refuse(error)
             return self._dead(claim, error, "cannot be read")
         # A thread cannot await a commit, and would drop it unseen.
         sender = self._sender if handler.is_async else None
         message = Message(hold, payload, options.headers or _NO_HEADERS, sender)
         ended = True
         try:
-            if handler.is_async and handler.timeout_s is None and not handler.asks_container:
+            if self._around is not None:
+                ended = await self._handle_through(handler, hold, message, options)
+            elif handler.is_async and handler.timeout_s is None and not handler.asks_container:
                 # what most handlers are: each call in between would cost more than they do
                 await self._await(handler, payload, message)
             else:
-                ended = await self._run(handler, hold, payload, message, options)
+                ended = await self._run(handler, hold, message, options)
         except BaseException as error:
             if isinstance(error, GeneratorExit) and _loop_is_gone():
                 raise
@@ -126,7 +146,7 @@ class Dispatcher:
     def _ended_by(
         self, error: BaseException, handler: Handler, hold: Hold, options: Options
     ) -> Settlement | None:
-        error = _meant(error, handler)
+        hold.error = error = _meant(error, handler)
         is_ours = self._is_stopping() and _comes_of_cancelling(error)
         if not hold.settled:
             if is_ours:
@@ -137,33 +157,44 @@ class Dispatcher:
             self._log(logging.ERROR, hold.claim, error, how)
         return None
 
+    async def _handle_through(
+        self, handler: Handler, hold: Hold, message: Message[Any], options: Options
+    ) -> bool:
+        assert self._around is not None  # noqa: S101 because the caller has looked
+        ended = True
+
+        async def call(message: Message[Any]) -> None:
+            nonlocal ended
+            ended = await self._run(handler, hold, message, options)
+
+        await self._around(message, call)
+        return ended
+
     async def _run(
-        self, handler: Handler, hold: Hold, payload: Any, message: Message[Any], options: Options
+        self, handler: Handler, hold: Hold, message: Message[Any], options: Options
     ) -> bool:
         scope = self._table.request_scope if handler.asks_container else None
         if scope is None:
-            return await self._call(handler, hold, payload, message, options)
+            return await self._call(handler, hold, message, options)
         async with scope():
-            return await self._call(handler, hold, payload, message, options)
+            return await self._call(handler, hold, message, options)
 
     async def _call(
-        self, handler: Handler, hold: Hold, payload: Any, message: Message[Any], options: Options
+        self, handler: Handler, hold: Hold, message: Message[Any], options: Options
     ) -> bool:
         if not handler.is_async:
-            return await self._run_in_thread(handler, hold, payload, message, options)
+            return await self._run_in_thread(handler, hold, message, options)
         if handler.timeout_s is None:
-            await self._await(handler, payload, message)
+            await self._await(handler, message.data, message)
         else:
-            await self._run_in_time(handler, handler.timeout_s, payload, message)
+            await self._run_in_time(handler, handler.timeout_s, message)
         return True
 
-    async def _run_in_time(
-        self, handler: Handler, timeout_s: float, payload: Any, message: Message[Any]
-    ) -> None:
+    async def _run_in_time(self, handler: Handler, timeout_s: float, message: Message[Any]) -> None:
         limit = asyncio.timeout(timeout_s)
         try:
             async with limit:
-                await self._await(handler, payload, message)
+                await self._await(handler, message.data, message)
         except TimeoutError as error:
             if limit.expired():
                 msg = f"{handler.name} took longer than its timeout of {timeout_s:g} s"
@@ -178,9 +209,10 @@ class Dispatcher:
                 _end_child(handler)
 
     async def _run_in_thread(
-        self, handler: Handler, hold: Hold, payload: Any, message: Message[Any], options: Options
+        self, handler: Handler, hold: Hold, message: Message[Any], options: Options
     ) -> bool:
         def late(error: BaseException | None) -> None:
+            hold.end()
             if error is None:
                 self._settle_late(hold, _done(hold.claim))
             elif ended := self._ended_by(error, handler, hold, options):
@@ -188,7 +220,7 @@ class Dispatcher:
 
         def work() -> None:
             try:
-                handler.call(payload, message, self._table.resolve)
+                handler.call(message.data, message, self._table.resolve)
             finally:
                 if os.getpid() != self._pid:
                     _end_child(handler)
@@ -220,7 +252,8 @@ class Dispatcher:
         )
         return self._failed(claim, error, schedule)
 
-    def _unhandled(self, claim: Claim) -> Settlement:
+    def _unhandled(self, hold: Hold) -> Settlement:
+        claim = hold.claim
         msg = (
             f"No handler takes {claim.type!r} in this process, and KVQUEUE_UNHANDLED=fail. "
             "Add its consumer, or leave such messages to other processes."
@@ -232,7 +265,9 @@ class Dispatcher:
             except PayloadError as error:
                 return self._dead(claim, error, "cannot be read")
         schedule = schedule_of(options.backoff_schedule_ms, None, self._schedule_ms)
-        return self._failed(claim, HandlerError(msg), schedule)
+        reason = HandlerError(msg)
+        hold.refuse(reason)
+        return self._failed(claim, reason, schedule)
 
     def _failed(
         self, claim: Claim, error: BaseException, schedule_ms: tuple[int, ...]

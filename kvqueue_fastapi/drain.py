@@ -5,12 +5,14 @@ import contextvars
 import logging
 import threading
 
+from kvqueue_fastapi.deliveries import Deliveries
 from kvqueue_fastapi.dispatch import Dispatcher
 from kvqueue_fastapi.endings import in_own_thread
 from kvqueue_fastapi.handlers.table import HandlerTable
 from kvqueue_fastapi.leases import LeaseKeeper
 from kvqueue_fastapi.message import Hold
-from kvqueue_fastapi.model import Claimed, Settlement
+from kvqueue_fastapi.middleware import NO_HOOKS, Hooks
+from kvqueue_fastapi.model import Claimed, Outcome, Settlement
 from kvqueue_fastapi.redaction import EVERYTHING, Redaction
 from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.settings import KvQueueSettings
@@ -30,6 +32,7 @@ class Drain:
         settings: KvQueueSettings,
         sender: Sender,
         redaction: Redaction = EVERYTHING,
+        hooks: Hooks = NO_HOOKS,
     ) -> None:
         self._store = store
         self._table = table
@@ -37,8 +40,9 @@ class Drain:
         self._lease_s = settings.lease_s
         self._cancelled = False
         self._dispatcher = Dispatcher(
-            table, settings, sender, self._settle_late, lambda: self._cancelled, redaction
+            table, settings, sender, self._settle_late, lambda: self._cancelled, redaction, hooks
         )
+        self._deliveries = Deliveries(hooks.settled)
         self._settled_late: dict[int, threading.Event] = {}
 
     async def run(self) -> int:
@@ -100,19 +104,22 @@ class Drain:
         hold.ended = True
         if settlement is not None:
             (held,) = await self._store.settle([settlement])
-            if not isinstance(held, bool):
-                await asyncio.shield(held)
+            was_held = held if isinstance(held, bool) else await asyncio.shield(held)
+            self._deliveries.ended(hold, settlement.outcome, was_held=was_held)
         elif not hold.settled:
             # A thread cannot be stopped, and its message must not be given back before it ends.
             await in_own_thread(self._late(hold).wait)
             del self._settled_late[hold.claim.id]
+        else:
+            self._deliveries.ended(hold, Outcome.DONE, was_held=True)
 
     def _late(self, hold: Hold) -> threading.Event:
         return self._settled_late.setdefault(hold.claim.id, threading.Event())
 
     def _settle_late(self, hold: Hold, settlement: Settlement) -> None:
         try:
-            self._store.settle_now([settlement])
+            (held,) = self._store.settle_now([settlement])
+            self._deliveries.ended(hold, settlement.outcome, was_held=held)
         except Exception:
             log.exception("Message %d could not be settled; it comes again", hold.claim.id)
         self._late(hold).set()

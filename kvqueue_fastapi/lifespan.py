@@ -18,6 +18,7 @@ from kvqueue_fastapi.handlers.consumers import collect_handlers
 from kvqueue_fastapi.handlers.wiring import is_bound
 from kvqueue_fastapi.kv import Kv
 from kvqueue_fastapi.listener import Listener
+from kvqueue_fastapi.middleware import Hooks
 from kvqueue_fastapi.opening import opened
 from kvqueue_fastapi.queue import KvQueue
 from kvqueue_fastapi.redaction import Redaction
@@ -50,15 +51,17 @@ class Runtime:
         settings: KvQueueSettings,
         consumers: Iterable[Any],
         redaction: Redaction,
+        hooks: Hooks,
     ) -> None:
         handle = StoreHandle()
-        sender = Sender(handle, settings)
+        sender = Sender(handle, settings, hooks.send)
         self.injector = injector
         self.queue = KvQueue(handle=handle, sender=sender)
-        self._subscriptions = Subscriptions(handle, sender, redaction)
+        self._subscriptions = Subscriptions(handle, sender, redaction, hooks)
         self.kv = Kv(handle=handle, sender=sender, subscriptions=self._subscriptions)
         self.admin = KvQueueAdmin(handle=handle, sender=sender, redaction=redaction)
         self._handle = handle
+        self._hooks = hooks
         self._redaction = redaction
         self._sender = sender
         self._settings = settings
@@ -121,7 +124,7 @@ class Runtime:
         self.types = table.types
         store = self._handle.store
         self._handle.adapter_of = table.adapter_of
-        parts = (store, table, self._settings, self._sender, self._redaction)
+        parts = (store, table, self._settings, self._sender, self._redaction, self._hooks)
         self._handle.drain = lambda: Drain(*parts).run()
         listener = Listener(*parts)
         if listens:

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import ceil
 from typing import Any, Final
 
+from kvqueue_fastapi.deliveries import Deliveries
 from kvqueue_fastapi.dispatch import Dispatcher, failure_of
 from kvqueue_fastapi.endings import in_own_thread
 from kvqueue_fastapi.handlers.table import HandlerTable
 from kvqueue_fastapi.isolation import APART_S, Isolation
 from kvqueue_fastapi.leases import LeaseKeeper
 from kvqueue_fastapi.message import Hold
+from kvqueue_fastapi.middleware import NO_HOOKS, Hooks
 from kvqueue_fastapi.model import Claim, Claimed, Outcome, Settlement, Wanted
 from kvqueue_fastapi.offers import Offers
 from kvqueue_fastapi.prefetch import Prefetch
@@ -57,6 +59,7 @@ class Listener:
         settings: KvQueueSettings,
         sender: Sender,
         redaction: Redaction = EVERYTHING,
+        hooks: Hooks = NO_HOOKS,
     ) -> None:
         self._store = store
         self._types = table.types
@@ -73,11 +76,11 @@ class Listener:
         any_type = settings.unhandled == "fail"
         self._turns = Turns(store, table.types, any_type=any_type)
         self._unhandled = None if any_type else UnhandledTypes(store, frozenset(table.types))
-        self._dispatcher = Dispatcher(
-            table, settings, sender, self._settle_late, self._is_cancelling, redaction
-        )
+        self._handle_one = Dispatcher(
+            table, settings, sender, self._settle_late, self._is_cancelling, redaction, hooks
+        ).handle
         self._prefetch = Prefetch(self._rooms, self._claim)
-        self._settler = Settler(store, self._holds)
+        self._settler = Settler(store, self._holds, Deliveries(hooks.settled))
         self._keeper = LeaseKeeper(store, self._holds, settings.lease_s)
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -321,7 +324,7 @@ class Listener:
             hold.ended = True
             self._give_back(deque([hold]))
             return
-        settlement = await self._dispatcher.handle(hold)
+        settlement = await self._handle_one(hold)
         hold.ended = True
         if self._is_late and (settlement is not None or hold.settled):
             # It took longer to be cancelled than the shutdown could wait.
@@ -359,6 +362,7 @@ class Listener:
     def _let_go(self, hold: Hold) -> None:
         """Of a message that its own handler has settled."""
         self._holds.pop(hold.claim.id, None)
+        self._settler.deliveries.ended(hold, Outcome.DONE, was_held=True)
         self._make_room(hold.claim)
 
     def _make_room(self, claim: Claim, *, handled: bool = True) -> None:
@@ -425,8 +429,9 @@ class Listener:
         """Settle a message whose handler outlived the listener, unless that has settled it."""
         self._left.wait()
         try:
-            if settlement is not None:
-                self._store.settle_now([settlement])
+            (held,) = (True,) if settlement is None else self._store.settle_now([settlement])
+            outcome = Outcome.DONE if settlement is None else settlement.outcome
+            self._settler.deliveries.ended(hold, outcome, was_held=held)
         except Exception:
             log.exception("Message %d could not be settled; it comes again", hold.claim.id)
         with self._late:

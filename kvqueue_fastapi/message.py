@@ -31,17 +31,25 @@ class Hold:
         settling: the commit of its handler that is to settle it, while it is under way.
         settled: its handler has settled it.
         ended: its handler has returned; what is left is to write it down.
+        error: what its handler raised, or why it was not called.
+        began_at: when its handler began, on the same clock; None: not yet, or nobody asks.
+        waited_s: how long it had been due by then.
+        took_s: how long the handler took.
     """
 
     __slots__ = (
         "_lease_s",
+        "began_at",
         "claim",
         "claimed_at",
         "ended",
+        "error",
         "extended_at",
         "lost",
         "settled",
         "settling",
+        "took_s",
+        "waited_s",
     )
 
     def __init__(self, claim: Claim, claimed_at: float, lease_s: float = math.inf) -> None:
@@ -50,6 +58,25 @@ class Hold:
         self._lease_s = lease_s
         self.lost = self.settled = self.ended = False
         self.settling: asyncio.Task[Committed] | None = None
+        self.error: BaseException | None = None
+        self.began_at: float | None = None
+        self.waited_s: float | None = None
+        self.took_s: float | None = None
+
+    def begin(self) -> None:
+        """Take note of the time: its handler begins."""
+        self.began_at = time.monotonic()
+        # By two clocks on PostgreSQL: the server's, and that of this machine.
+        self.waited_s = max(0.0, time.time() - self.claim.due_at_ms / 1000)
+
+    def refuse(self, error: BaseException) -> None:
+        """Take note of why its handler cannot begin."""
+        self.error, self.began_at, self.waited_s = error, None, None
+
+    def end(self) -> None:
+        """Take note of the time: its handler has ended, if it had begun."""
+        if self.began_at is not None:
+            self.took_s = time.monotonic() - self.began_at
 
     @property
     def has_run_out(self) -> bool:

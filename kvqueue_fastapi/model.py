@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from kvqueue_fastapi.errors import shown
 
@@ -223,6 +223,7 @@ class Claim(NamedTuple):
         attempt: which delivery this is, from 1.
         crashes: how many deliveries ended with their process; they spend no retry.
         options: JSON object or None; see `Options`.
+        due_at_ms: since when it could be claimed, by the engine's clock.
     """
 
     id: int
@@ -234,6 +235,7 @@ class Claim(NamedTuple):
     sent_at_ms: int
     ordering_key: str | None
     options: str | None
+    due_at_ms: int = 0
 
 
 class Wanted(NamedTuple):
@@ -265,6 +267,50 @@ class Claimed(NamedTuple):
     isolated: Sequence[str] = ()
     made_ready: bool = False
     cut_short: bool = False
+
+
+Ending = Literal["done", "retry", "later", "released", "dead", "lost"]
+"""How a delivery ended: handled; failed and tried again; put off by `RetryLater`; given back
+unfinished, as at a shutdown; given up; or too late, because its lease was lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What became of one delivery of a message, as middleware is told of it.
+
+    Attributes:
+        id: of the message.
+        type: the message type.
+        attempt: which delivery it was, from 1.
+        outcome: how it ended. "lost": another process may have the message, and may have handled
+            it as well.
+        error: what the handler raised, or why it was not called; None: nothing went wrong.
+        waited_s: seconds from when it was due until its handler began; None: that did not begin.
+        took_s: seconds from then until it ended.
+    """
+
+    id: int
+    type: str
+    attempt: int
+    outcome: Ending
+    error: BaseException | None = None
+    waited_s: float | None = None
+    took_s: float | None = None
+
+
+class Tally(NamedTuple):
+    """How many deliveries of a message type ended in which way.
+
+    Attributes:
+        handled: the message is done.
+        failed: it is tried again.
+        dead: it was given up.
+    """
+
+    type: str
+    handled: int
+    failed: int
+    dead: int
 
 
 @dataclass(frozen=True, slots=True)

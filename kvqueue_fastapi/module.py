@@ -13,6 +13,7 @@ from kvqueue_fastapi.errors import HandlerError, KvQueueError, shown
 from kvqueue_fastapi.handlers.wiring import is_bound
 from kvqueue_fastapi.kv import Kv
 from kvqueue_fastapi.lifespan import STATE_KEY, Runtime, around, refuse_other_injector
+from kvqueue_fastapi.middleware import Hooks, Middleware
 from kvqueue_fastapi.queue import KvQueue
 from kvqueue_fastapi.redaction import Redact, Redaction
 from kvqueue_fastapi.settings import KvQueueSettings, overruled
@@ -38,6 +39,7 @@ class KvQueueModule(Module):
             log show what it gives; handlers and the store have the value itself. Where it
             raises, nothing of the value is shown. Message types and ordering keys are always
             shown. None: everything may be.
+        middleware: what is called around sends and handlers; the first is the outermost.
 
     An argument wins over `settings`, that over the environment, that over the default.
 
@@ -52,6 +54,7 @@ class KvQueueModule(Module):
         settings: KvQueueSettings | None = None,
         listen: bool | None = None,
         redact: Redact | None = None,
+        middleware: Iterable[Middleware] = (),
     ) -> None:
         given = {"url": url, "listen": listen}
         chosen = {name: value for name, value in given.items() if value is not None}
@@ -61,12 +64,14 @@ class KvQueueModule(Module):
             self._settings = overruled(settings, chosen)
         self._consumers = _listed(consumers)
         self._redaction = Redaction(redact)
+        self._hooks = Hooks(middleware)
         self._injector: Injector | None = None
         self._runtimes: WeakSet[Runtime] = WeakSet()
 
     def configure(self, binder: Binder) -> None:
         """Bind `KvQueue`, `Kv` and `KvQueueAdmin`, one of each for this container."""
-        runtime = Runtime(binder.injector, self._settings, self._consumers, self._redaction)
+        parts = (self._settings, self._consumers, self._redaction, self._hooks)
+        runtime = Runtime(binder.injector, *parts)
         binder.bind(Runtime, to=InstanceProvider(runtime))
         binder.bind(KvQueue, to=InstanceProvider(runtime.queue))
         binder.bind(Kv, to=InstanceProvider(runtime.kv))

@@ -1,7 +1,7 @@
 """A message on its way in: what the sender asked for, checked, as a record to store."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -59,6 +59,10 @@ class OutgoingMessage:
     options: SendOptions = field(default=PLAIN)
 
 
+CallSend = Callable[[Sequence[OutgoingMessage]], Awaitable[list[int]]]
+"""Commits messages, and gives their ids."""
+
+
 def prepare(
     message_type: str,
     data: Any,
@@ -88,7 +92,7 @@ def prepare(
         decode_payload(text, adapter)
     if options is PLAIN:
         return Send(message_type, text)
-    return _with_options(message_type, text, options, settings)
+    return with_options(message_type, text, options, settings)
 
 
 def addressed(value: Any) -> tuple[str, Any]:
@@ -101,9 +105,15 @@ def addressed(value: Any) -> tuple[str, Any]:
     return (value["type"], value["data"]) if is_envelope(value) else (BARE_TYPE, value)
 
 
-def _with_options(
+def with_options(
     message_type: str, data: str, options: SendOptions, settings: KvQueueSettings
 ) -> Send:
+    """Make a message of which type and payload are checked a record to store.
+
+    Raises:
+        InvalidOptionError: an option is of the wrong type or outside its limits.
+        InvalidKeyError: one of `keys_if_undelivered` cannot be a key.
+    """
     delay_ms = _delay_ms(options.delay)
     at_ms = None
     if options.deliver_at is not None:

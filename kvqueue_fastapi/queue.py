@@ -8,7 +8,7 @@ import anyio.from_thread
 
 from kvqueue_fastapi.errors import HandlerError, InvalidOptionError, KvQueueError, shown
 from kvqueue_fastapi.keys import Key
-from kvqueue_fastapi.model import AtomicWrite, type_problem
+from kvqueue_fastapi.model import AtomicWrite, Send, type_problem
 from kvqueue_fastapi.outgoing import PLAIN, OutgoingMessage, SendOptions
 from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.store.handle import StoreHandle
@@ -126,8 +126,9 @@ class KvQueue:
                 headers=headers,
             )
         send = self._sender.prepare(message_type, data, options)
-        if connection is not None:
-            return (await self._sender.commit_within(connection, (send,)))[0]
+        if connection is not None or self._sender.is_hooked:
+            message = OutgoingMessage(message_type, data, options)
+            return (await self._send_all((message,), (send,), connection))[0]
         committed = await self._sender.commit(AtomicWrite(sends=(send,)))
         return committed.message_ids[0]
 
@@ -159,9 +160,19 @@ class KvQueue:
         if not outgoing:
             return []
         sends = tuple(self._sender.prepare(one.type, one.data, one.options) for one in outgoing)
-        if connection is not None:
-            return await self._sender.commit_within(connection, sends)
-        return list((await self._sender.commit(AtomicWrite(sends=sends))).message_ids)
+        return await self._send_all(outgoing, sends, connection)
+
+    async def _send_all(
+        self, messages: Sequence[OutgoingMessage], sends: Sequence[Send], connection: Any
+    ) -> list[int]:
+        async def commit(ready: Sequence[Send]) -> Sequence[int]:
+            if connection is not None:
+                return await self._sender.commit_within(connection, ready)
+            return (await self._sender.commit(AtomicWrite(sends=ready))).message_ids
+
+        if self._sender.is_hooked:
+            return await self._sender.send_through(messages, sends, commit)
+        return list(await commit(sends))
 
     def send_message_sync(self, message_type: str, data: Any = None, **options: Any) -> int:
         """`send_message` for sync code that FastAPI or the listener runs in a thread.

@@ -2,12 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
-from kvqueue_fastapi.errors import QueueFullError
+from kvqueue_fastapi.errors import KvQueueError, QueueFullError
 from kvqueue_fastapi.model import AtomicWrite, Committed, Send
-from kvqueue_fastapi.outgoing import SendOptions, prepare
+from kvqueue_fastapi.outgoing import CallSend, OutgoingMessage, SendOptions, prepare, with_options
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.base import Store
 from kvqueue_fastapi.store.handle import StoreHandle
@@ -18,22 +18,83 @@ SMALL_LIMIT: Final = 10_000
 """Counting so far is quick: near such a limit the count is taken more often."""
 
 
+Around = Callable[[Sequence[OutgoingMessage], CallSend], Awaitable[list[int]]]
+"""What is called around a commit that sends; see `Middleware.send`."""
+
+
 class Sender:
     """Checks what is to be stored, and stores it.
 
     Args:
         handle: gives the store while it is open.
         settings: the limits.
+        around: is called around each commit that sends; None: nobody is.
     """
 
-    def __init__(self, handle: StoreHandle, settings: KvQueueSettings) -> None:
+    def __init__(
+        self, handle: StoreHandle, settings: KvQueueSettings, around: Around | None = None
+    ) -> None:
         self.settings = settings
         self._handle = handle
+        self._around = around
         self._pending = None if settings.max_pending is None else _Pending(settings.max_pending)
 
     def prepare(self, message_type: str, data: Any, options: SendOptions) -> Send:
         """Check a message and make it a record to store; see `outgoing.prepare`."""
         return prepare(message_type, data, options, self.settings, self._handle.adapter_of)
+
+    @property
+    def is_hooked(self) -> bool:
+        """Whether sends go through `send_through`, and not straight to `commit`."""
+        return self._around is not None
+
+    async def send_through(
+        self,
+        messages: Sequence[OutgoingMessage],
+        sends: Sequence[Send],
+        commit: Callable[[Sequence[Send]], Awaitable[Sequence[int]]],
+    ) -> list[int]:
+        """Send by way of the hook.
+
+        Args:
+            messages: as their sender gave them.
+            sends: the same, prepared.
+            commit: stores those that the hook hands on, and gives their ids.
+
+        Raises:
+            KvQueueError: the hook handed on another number of messages, or none.
+            Exception: what it raised, or the commit.
+        """
+        assert self._around is not None  # noqa: S101 because callers look at `is_hooked`
+        ids: list[int] | None = None
+
+        async def call(given: Sequence[OutgoingMessage]) -> list[int]:
+            nonlocal ids
+            if len(given) != len(messages):
+                msg = (
+                    f"Middleware handed on {len(given)} messages, allowed are as many as it was "
+                    f"given: {len(messages)}. Raise to send nothing."
+                )
+                raise KvQueueError(msg)
+            ready = [self._again(*three) for three in zip(messages, sends, given, strict=True)]
+            ids = list(await commit(ready))
+            return list(ids)
+
+        await self._around(messages, call)
+        if ids is None:
+            msg = (
+                "Middleware did not await call_next(messages), so nothing was sent. Raise instead."
+            )
+            raise KvQueueError(msg)
+        return ids
+
+    def _again(self, old: OutgoingMessage, send: Send, new: OutgoingMessage) -> Send:
+        if new is old:
+            return send
+        if new.type == old.type and new.data is old.data:
+            # As it was when it was given, whatever has become of it since.
+            return with_options(send.type, send.data, new.options, self.settings)
+        return self.prepare(new.type, new.data, new.options)
 
     def commit(self, write: AtomicWrite) -> Awaitable[Committed]:
         """Write all of it durably, or nothing; for the caller to await.

@@ -7,6 +7,7 @@ from contextlib import suppress
 from itertools import chain, repeat
 from typing import Any, Final
 
+from kvqueue_fastapi.deliveries import Deliveries
 from kvqueue_fastapi.message import Hold
 from kvqueue_fastapi.model import Outcome, Settlement
 from kvqueue_fastapi.store.base import Store
@@ -23,10 +24,14 @@ class Settler:
     A hold leaves `holds` only when that is done, so that its lease is kept meanwhile. Nothing
     waits for what may have to wait itself: for the lock of an ordering key, or for a store that
     has refused it.
+
+    Attributes:
+        deliveries: takes note of what was written.
     """
 
-    def __init__(self, store: Store, holds: dict[int, Hold]) -> None:
+    def __init__(self, store: Store, holds: dict[int, Hold], deliveries: Deliveries) -> None:
         self._store = store
+        self.deliveries = deliveries
         self._holds = holds
         self._ended: list[Settlement] = []
         self._refused: list[Settlement] = []
@@ -129,6 +134,7 @@ class Settler:
         if hold is not None and hold.claim.token == settlement.token:
             # Else this process has claimed it anew, after a lease that was lost.
             del self._holds[settlement.id]
+            self.deliveries.ended(hold, settlement.outcome, was_held=was_held)
         if not was_held and settlement.outcome is not Outcome.RELEASE:
             with suppress(Exception):  # no log that fails may end it
                 log.warning(

@@ -14,6 +14,7 @@ from kvqueue_fastapi.errors import HandlerError, KvQueueClosedError, KvQueueErro
 from kvqueue_fastapi.handlers.consumers import handler_of_callback
 from kvqueue_fastapi.handlers.table import HandlerTable
 from kvqueue_fastapi.listener import Listener
+from kvqueue_fastapi.middleware import NO_HOOKS, Hooks
 from kvqueue_fastapi.model import BARE_TYPE
 from kvqueue_fastapi.redaction import EVERYTHING, Redaction
 from kvqueue_fastapi.sender import Sender
@@ -32,11 +33,17 @@ class Subscriptions:
         handle: gives the store while it is open.
         sender: for the handlers of the listeners.
         redaction: what may be logged of their errors.
+        hooks: what is called around them.
     """
 
     def __init__(
-        self, handle: StoreHandle, sender: Sender, redaction: Redaction = EVERYTHING
+        self,
+        handle: StoreHandle,
+        sender: Sender,
+        redaction: Redaction = EVERYTHING,
+        hooks: Hooks = NO_HOOKS,
     ) -> None:
+        self._hooks = hooks
         self._handle = handle
         self._redaction = redaction
         self._sender = sender
@@ -81,7 +88,7 @@ class Subscriptions:
         table = HandlerTable()
         table.add(handler)
         listening = _Listening(
-            Listener(store, table, self._settings, self._sender, self._redaction)
+            Listener(store, table, self._settings, self._sender, self._redaction, self._hooks)
         )
         self._listenings.add(listening)
         try:

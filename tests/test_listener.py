@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from kvqueue_fastapi import Message, OutgoingMessage, RetryLater, SendOptions, on_queue_message
+from kvqueue_fastapi.deliveries import Deliveries
 from kvqueue_fastapi.listener import Listener
 from kvqueue_fastapi.message import Hold
 from kvqueue_fastapi.model import AtomicWrite, Claimed, Send, Settlement
@@ -422,7 +423,7 @@ async def test_settling_what_was_lost_keeps_the_lease_of_a_newer_claim(tmp_path:
         clock.advance(1_000)
         (new,) = await hand.claim("n", lease_ms=1_000)
         holds = {new.id: Hold(new, 0.0)}
-        settler = Settler(hand.store, holds)
+        settler = Settler(hand.store, holds, Deliveries())
 
         settler.add(Settlement(old.id, old.token))
         settler.finish()

@@ -350,4 +350,5 @@ def _claim(message: Message) -> Claim:
         sent_at_ms=message.sent_at_ms,
         ordering_key=message.sent.ordering_key,
         options=None,
+        due_at_ms=message.due_at_ms,
     )

@@ -131,7 +131,8 @@ UPDATE {{schema}}.kvqueue_messages AS message
        attempt = least(message.attempt, 9007199254740990) + 1
  WHERE message.id = ANY (ARRAY(SELECT id FROM picked))
 RETURNING message.id, message.token, message.type, message.data, message.attempt,
-          message.crashes, message.sent_at_ms, message.ordering_key, message.options
+          message.crashes, message.sent_at_ms, message.ordering_key, message.options,
+          message.due_at_ms
 """
 
 

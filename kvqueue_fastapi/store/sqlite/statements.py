@@ -106,7 +106,7 @@ picked (id) AS (
 """
 _CLAIM_FIELDS: Final = """
 message.id, :token, message.type, message.data, min(message.attempt + 1, 9007199254740991),
-message.crashes, message.sent_at_ms, message.ordering_key, message.options
+message.crashes, message.sent_at_ms, message.ordering_key, message.options, message.due_at_ms
 """
 _FROM_PICKED: Final = """
   FROM picked CROSS JOIN kvqueue_messages AS message
