@@ -36,6 +36,7 @@ from kvqueue_fastapi.model import (
     Delivery,
     ListenerRecord,
     MessageRecord,
+    Minute,
     State,
     TypeCounts,
 )
@@ -46,6 +47,7 @@ from kvqueue_fastapi.queue import KvQueue
 from kvqueue_fastapi.redaction import Redact
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.values import KvU64
+from kvqueue_fastapi.version import __version__
 
 __all__ = [
     "AlreadySettledError",
@@ -81,6 +83,7 @@ __all__ = [
     "Message",
     "MessageRecord",
     "Middleware",
+    "Minute",
     "NotInstalledError",
     "OutgoingMessage",
     "Page",
@@ -97,6 +100,7 @@ __all__ = [
     "StoreCopy",
     "StoreError",
     "TypeCounts",
+    "__version__",
     "commit_versionstamp",
     "contribute_consumers",
     "copy_store",

@@ -12,6 +12,7 @@ from kvqueue_fastapi.model import (
     AtomicWrite,
     ListenerRecord,
     MessageRecord,
+    Minute,
     Payload,
     Query,
     State,
@@ -269,6 +270,15 @@ class KvQueueAdmin:
     async def listeners(self) -> list[ListenerRecord]:
         """The processes that listen, the oldest first."""
         return await self._handle.admin.listeners()
+
+    async def minutes(self) -> list[Minute]:
+        """How many deliveries of each type ended in each minute of the last hour, and how.
+
+        Rows: one for each type and minute in which some did, by type and time. Listeners write
+        it down every 2 s and at their end; what one that was killed had not yet written is left
+        out.
+        """
+        return await self._handle.admin.minutes()
 
     async def misfits(self, *, limit: int = 50) -> list[tuple[MessageRecord, str]]:
         """Messages in the store that their handler in this process would not take, and why.

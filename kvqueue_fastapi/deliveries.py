@@ -38,6 +38,11 @@ class Deliveries:
         self._counts: dict[str, list[int]] = {}
         self._lock = threading.Lock()
 
+    @property
+    def has_some(self) -> bool:
+        """Whether there is something to `take`."""
+        return bool(self._counts)
+
     def ended(self, hold: Hold, outcome: Outcome, *, was_held: bool) -> None:
         """Take note of one.
 

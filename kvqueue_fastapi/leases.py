@@ -7,7 +7,7 @@ started a second time elsewhere.
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -31,9 +31,17 @@ class LeaseKeeper:
         store: whose blocking verbs it calls.
         holds: what this process holds, by message id; read from the keeper's thread.
         lease_s: how long a lease lasts.
+        report: says now and then how its process is.
     """
 
-    def __init__(self, store: Store, holds: Mapping[int, Hold], lease_s: float) -> None:
+    def __init__(
+        self,
+        store: Store,
+        holds: Mapping[int, Hold],
+        lease_s: float,
+        report: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._duties = (self._extend, store.end_leases_of_the_dead, self._sweep, report)
         self._store = store
         self._holds = holds
         self._lease_s = lease_s
@@ -54,7 +62,7 @@ class LeaseKeeper:
 
     def _main(self) -> None:
         while not self._stop.wait(min(LOOK_S, self._lease_s / 6)):
-            for duty in (self._extend, self._store.end_leases_of_the_dead, self._sweep):
+            for duty in self._duties:
                 try:
                     duty()
                 except KvQueueClosedError:

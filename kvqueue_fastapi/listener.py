@@ -23,6 +23,7 @@ from kvqueue_fastapi.model import Claim, Claimed, Outcome, Settlement, Wanted
 from kvqueue_fastapi.offers import Offers
 from kvqueue_fastapi.prefetch import Prefetch
 from kvqueue_fastapi.redaction import EVERYTHING, Redaction
+from kvqueue_fastapi.reports import Reporter
 from kvqueue_fastapi.rooms import Rooms
 from kvqueue_fastapi.runners import Runners
 from kvqueue_fastapi.sender import Sender
@@ -81,14 +82,13 @@ class Listener:
         ).handle
         self._prefetch = Prefetch(self._rooms, self._claim)
         self._settler = Settler(store, self._holds, Deliveries(hooks.settled))
-        self._keeper = LeaseKeeper(store, self._holds, settings.lease_s)
+        self._reporter = Reporter(store, self._settler.deliveries, self._runners.running.__len__)
+        self._keeper = LeaseKeeper(store, self._holds, settings.lease_s, self._reporter.look)
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._offers = Offers(store, self._to_offer, self._accept_offered, self._wake)
-        self._more = False
-        self._stopping = False
+        self._more = self._stopping = self._is_late = False
         self._lingering = 0
-        self._is_late = False
         self._left = threading.Event()
         self._late = threading.Lock()
         self._loops: list[asyncio.Task[None]] = []
@@ -103,6 +103,7 @@ class Listener:
             with contextlib.suppress(Exception):
                 await in_own_thread(lambda: self._store.leave_listener(self._listener_id))
             raise
+        self._reporter.begin(self._listener_id)
         self._keeper.start()
         self._unsubscribe = self._store.subscribe(self._wake.set)
         loop = asyncio.get_running_loop()
@@ -310,9 +311,11 @@ class Listener:
 
     def _give_back(self, holds: deque[Hold]) -> None:
         while holds:
-            claim = holds.popleft().claim
+            hold = holds.popleft()
+            claim = hold.claim
             self._settler.add(
-                Settlement(claim.id, claim.token, Outcome.RELEASE, ordering_key=claim.ordering_key)
+                hold,
+                Settlement(claim.id, claim.token, Outcome.RELEASE, ordering_key=claim.ordering_key),
             )
             self._make_room(claim, handled=False)
 
@@ -330,7 +333,7 @@ class Listener:
             # It took longer to be cancelled than the shutdown could wait.
             await in_own_thread(lambda: self._settle_late(hold, settlement))
         elif settlement is not None:
-            self._end(hold.claim, settlement)
+            self._end(hold, settlement)
         elif hold.settled:
             self._let_go(hold)
         else:
@@ -344,8 +347,9 @@ class Listener:
             self._let_go(hold)
         else:
             claim = hold.claim
+            hold.error = error
             self._end(
-                claim,
+                hold,
                 Settlement(
                     claim.id,
                     claim.token,
@@ -355,9 +359,9 @@ class Listener:
                 ),
             )
 
-    def _end(self, claim: Claim, settlement: Settlement) -> None:
-        self._settler.add(settlement)
-        self._make_room(claim)
+    def _end(self, hold: Hold, settlement: Settlement) -> None:
+        self._settler.add(hold, settlement)
+        self._make_room(hold.claim)
 
     def _let_go(self, hold: Hold) -> None:
         """Of a message that its own handler has settled."""
@@ -421,6 +425,7 @@ class Listener:
                 self._store.retire_listener(self._listener_id)
             else:
                 self._keeper.stop()
+                self._reporter.finish()
                 self._store.leave_listener(self._listener_id)
         finally:
             self._left.set()
@@ -443,6 +448,7 @@ class Listener:
     def _leave_late(self) -> None:
         try:
             self._keeper.stop()
+            self._reporter.finish()
             self._store.leave_listener(self._listener_id)
         except Exception:
             log.exception("The listener could not leave cleanly; its peers see that it is gone")

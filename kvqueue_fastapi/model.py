@@ -313,6 +313,35 @@ class Tally(NamedTuple):
     dead: int
 
 
+class Report(NamedTuple):
+    """What a listener says of itself.
+
+    Attributes:
+        running: how many handlers run.
+        loop_lag_ms: the longest time that its event loop took to answer within the last minute.
+    """
+
+    running: int
+    loop_lag_ms: int
+
+
+class Minute(NamedTuple):
+    """How many deliveries of a message type ended in one minute, in all processes together.
+
+    Attributes:
+        minute_ms: when it began.
+        handled: the messages are done.
+        failed: they are tried again.
+        dead: they were given up.
+    """
+
+    type: str
+    minute_ms: int
+    handled: int
+    failed: int
+    dead: int
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What a message carries beside its payload; all of it optional."""
@@ -438,11 +467,24 @@ class TypeCounts:
 
 @dataclass(frozen=True, slots=True)
 class ListenerRecord:
-    """A process that listens."""
+    """A process that listens.
+
+    Attributes:
+        types: the message types that it has handlers for.
+        leases: how many messages it holds now, those that wait for a slot among them.
+        running: how many handlers ran when it was last seen.
+        seen_ms: when it last said something of itself: every 2 s while it is busy, else every 30.
+        loop_lag_ms: the longest time that its event loop took to answer within a minute before.
+        version: of this package, in its process; "" of one before there were reports.
+    """
 
     id: int
     host: str
     pid: int
     since_ms: int
     types: tuple[str, ...]
-    running: int
+    leases: int
+    running: int = 0
+    seen_ms: int = 0
+    loop_lag_ms: int = 0
+    version: str = ""

@@ -18,6 +18,10 @@ BACKOFF_S: Final = (0.2, 0.5, 2.0)
 """How long to wait before what was refused is tried again: each time is logged."""
 
 
+Ended = tuple[Hold, Settlement]
+"""What a handler had in hand, and how that ended."""
+
+
 class Settler:
     """Takes settlements from handlers that have ended, and keeps trying to store them.
 
@@ -33,8 +37,8 @@ class Settler:
         self._store = store
         self.deliveries = deliveries
         self._holds = holds
-        self._ended: list[Settlement] = []
-        self._refused: list[Settlement] = []
+        self._ended: list[Ended] = []
+        self._refused: list[Ended] = []
         self._why: Exception | None = None
         self._given_up = 0
         self._has_refused = False  # while it was to finish
@@ -45,9 +49,9 @@ class Settler:
         self._written = asyncio.Event()
         self._written.set()
 
-    def add(self, settlement: Settlement) -> None:
+    def add(self, hold: Hold, settlement: Settlement) -> None:
         """Take one in; it is written with whatever else has come by then."""
-        self._ended.append(settlement)
+        self._ended.append((hold, settlement))
         self._written.clear()
         self._some.set()
 
@@ -95,25 +99,25 @@ class Settler:
             if self._finish.is_set():
                 self._some.set()
 
-    async def _write(self, part: Sequence[Settlement]) -> None:
+    async def _write(self, part: Sequence[Ended]) -> None:
         try:
-            answers = await self._store.settle(part)
+            answers = await self._store.settle([settlement for _, settlement in part])
         except Exception as error:  # noqa: BLE001 because it is told of, and tried again
             self._has_refused = self._finish.is_set()
             self._take_back(part, error)
             return
-        for settlement, held in zip(part, answers, strict=True):
+        for ended, held in zip(part, answers, strict=True):
             if isinstance(held, bool):
-                self._let_go(settlement, was_held=held)
+                self._let_go(*ended, was_held=held)
             else:
-                self._start(self._await(settlement, held))
+                self._start(self._await(ended, held))
 
-    async def _await(self, settlement: Settlement, held: asyncio.Future[bool]) -> None:
+    async def _await(self, ended: Ended, held: asyncio.Future[bool]) -> None:
         try:
             # Shielded, because a handler that has ended stays ended, whoever is cancelled.
-            self._let_go(settlement, was_held=await asyncio.shield(held))
+            self._let_go(*ended, was_held=await asyncio.shield(held))
         except Exception as error:  # noqa: BLE001 because it is told of, and tried again
-            self._take_back([settlement], error)
+            self._take_back([ended], error)
 
     async def _try_again(self) -> None:
         """Write what was refused, each by itself: one on a damaged page holds up no other."""
@@ -129,12 +133,12 @@ class Settler:
             await asyncio.gather(*(self._write([one]) for one in refused))
         self._is_trying_again = False
 
-    def _let_go(self, settlement: Settlement, *, was_held: bool) -> None:
-        hold = self._holds.get(settlement.id)
-        if hold is not None and hold.claim.token == settlement.token:
-            # Else this process has claimed it anew, after a lease that was lost.
+    def _let_go(self, hold: Hold, settlement: Settlement, *, was_held: bool) -> None:
+        if self._holds.get(settlement.id) is hold:
+            # Else this process has claimed it anew: a retry that was due at once, or after a
+            # lease that was lost.
             del self._holds[settlement.id]
-            self.deliveries.ended(hold, settlement.outcome, was_held=was_held)
+        self.deliveries.ended(hold, settlement.outcome, was_held=was_held)
         if not was_held and settlement.outcome is not Outcome.RELEASE:
             with suppress(Exception):  # no log that fails may end it
                 log.warning(
@@ -143,7 +147,7 @@ class Settler:
                     settlement.id,
                 )
 
-    def _take_back(self, refused: Sequence[Settlement], error: Exception) -> None:
+    def _take_back(self, refused: Sequence[Ended], error: Exception) -> None:
         self._why = error
         if self._finish.is_set():
             self._give_up(refused)
@@ -153,10 +157,10 @@ class Settler:
             self._is_trying_again = True
             self._start(self._try_again())
 
-    def _give_up(self, refused: Sequence[Settlement]) -> None:
+    def _give_up(self, refused: Sequence[Ended]) -> None:
         self._given_up += len(refused)
         # Nobody prolongs them any more, so that they come again soon.
-        for settlement in refused:
+        for _, settlement in refused:
             self._holds.pop(settlement.id, None)
 
     def _log_refusal(self, count: int, what_now: str) -> None:

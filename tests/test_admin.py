@@ -457,7 +457,7 @@ async def test_listeners_are_those_who_listen_now(tmp_path: Path) -> None:
         await seen.reach(1)
         (listener,) = await bench.admin.listeners()
 
-    assert (listener.types, listener.running) == (("a", "b"), 1)
+    assert (listener.types, listener.leases) == (("a", "b"), 1)
     assert (listener.host, listener.pid) == (socket.gethostname(), os.getpid())
     async with running(tmp_path, listen=False) as bench:
         assert await bench.admin.listeners() == []

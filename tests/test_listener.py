@@ -425,7 +425,7 @@ async def test_settling_what_was_lost_keeps_the_lease_of_a_newer_claim(tmp_path:
         holds = {new.id: Hold(new, 0.0)}
         settler = Settler(hand.store, holds, Deliveries())
 
-        settler.add(Settlement(old.id, old.token))
+        settler.add(Hold(old, 0.0), Settlement(old.id, old.token))
         settler.finish()
         await settler.run()
 

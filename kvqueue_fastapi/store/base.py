@@ -10,11 +10,14 @@ from kvqueue_fastapi.model import (
     Committed,
     ListenerRecord,
     MessageRecord,
+    Minute,
     Payload,
     Query,
+    Report,
     Send,
     Settlement,
     Stored,
+    Tally,
     TypeCounts,
     Wanted,
 )
@@ -27,6 +30,10 @@ MAX_WANTED: Final = 16
 SUSPECT_CRASHES: Final = 2
 """After so many a message is quarantined. The first one says little: it befalls all that a
 process has in hand."""
+
+MINUTE_MS: Final = 60_000
+MINUTES_KEPT: Final = 60
+"""What ended is counted by the minute, for so many of them."""
 
 MAX_READ_KEYS: Final = 1_024
 """More keys are no longer read in one go, at one moment."""
@@ -204,6 +211,10 @@ class Store(Protocol):
         """Say that this process listens, and show a mark of life. Returns its id, never reused."""
         ...
 
+    def report(self, listener_id: int, report: Report, tallies: Sequence[Tally]) -> None:
+        """Write down what a listener says of itself, and what has ended in this minute. Blocks."""
+        ...
+
     def retire_listener(self, listener_id: int) -> None:
         """Say that it only waits for threads that go on: its end is no crash. Blocks."""
         ...
@@ -305,6 +316,10 @@ class StoreAdmin(Protocol):
 
     async def listeners(self) -> list[ListenerRecord]:
         """The processes that listen."""
+        ...
+
+    async def minutes(self) -> list[Minute]:
+        """Those of the last hour in which something ended, by type and time."""
         ...
 
 

@@ -152,7 +152,8 @@ async def _leave_claimed(side: Side, clock: ManualClock, *, retired: bool) -> No
 def _enter(side: Side, listener_id: int, *, boot: str, retired: bool = False) -> None:
     if side.is_sqlite:
         side.execute(
-            "INSERT INTO kvqueue_listeners VALUES (?, 'far', ?, 1, 0, '[]', ?)",
+            "INSERT INTO kvqueue_listeners (id, host, boot, pid, since_ms, types, retired)"
+            " VALUES (?, 'far', ?, 1, 0, '[]', ?)",
             listener_id,
             boot,
             retired,

@@ -30,8 +30,8 @@ async def test_listeners_are_told(store: AnyStore, clock: ManualClock) -> None:
 
     one, two = await store.admin.listeners()
 
-    assert (one.id, one.types, one.running) == (first, ("a", "b"), 0)
-    assert (two.id, two.types, two.running) == (second, (), 2)
+    assert (one.id, one.types, one.leases) == (first, ("a", "b"), 0)
+    assert (two.id, two.types, two.leases) == (second, (), 2)
     assert (one.pid, one.since_ms) == (os.getpid(), clock.now_ms - 5)
     assert one.host
 

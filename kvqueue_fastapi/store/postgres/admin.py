@@ -10,12 +10,14 @@ from typing import Any, Final, Protocol, TypeVar
 from kvqueue_fastapi.model import (
     ListenerRecord,
     MessageRecord,
+    Minute,
     Payload,
     Query,
     Send,
     State,
     TypeCounts,
 )
+from kvqueue_fastapi.store.base import MINUTE_MS, MINUTES_KEPT
 from kvqueue_fastapi.store.postgres import locks
 from kvqueue_fastapi.store.postgres import statements as sql
 from kvqueue_fastapi.store.postgres.connection import Row
@@ -161,10 +163,19 @@ class PostgresAdmin:
                 pid=row[2],
                 since_ms=row[3],
                 types=tuple(row[4]),
-                running=row[5],
+                leases=row[5],
+                running=row[6],
+                seen_ms=row[7],
+                loop_lag_ms=row[8],
+                version=row[9],
             )
             for row in await self._look(sql.LISTENERS)
         ]
+
+    async def minutes(self) -> list[Minute]:
+        """Those of the last hour in which something ended, by type and time."""
+        rows = await self._look(sql.MINUTES, self._now_ms(), MINUTES_KEPT * MINUTE_MS)
+        return [Minute(*row) for row in rows]
 
     async def _look(self, statement: str, *values: Any) -> Sequence[Row]:
         return await self._run(

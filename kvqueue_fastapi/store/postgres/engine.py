@@ -8,7 +8,16 @@ from typing import Any, TypeVar
 
 from kvqueue_fastapi.endings import in_own_thread
 from kvqueue_fastapi.errors import KvQueueClosedError
-from kvqueue_fastapi.model import AtomicWrite, Claimed, Committed, Send, Settlement, Stored
+from kvqueue_fastapi.model import (
+    AtomicWrite,
+    Claimed,
+    Committed,
+    Report,
+    Send,
+    Settlement,
+    Stored,
+    Tally,
+)
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.base import ClaimRequest, Clock, Held
 from kvqueue_fastapi.store.key_table import grouped, stored
@@ -206,6 +215,12 @@ class PostgresStore:
             lambda: self._sessions.attempt(
                 lambda session: extend(session, leases, lease_ms, steady_ms)
             )
+        )
+
+    def report(self, listener_id: int, report: Report, tallies: Sequence[Tally]) -> None:
+        """Write down what a listener says of itself, and what has ended in this minute. Blocks."""
+        self._database.call(
+            lambda: self._listeners.report(listener_id, report, tallies, self._now_ms())
         )
 
     def end_leases_of_the_dead(self) -> int:

@@ -6,12 +6,14 @@ import socket
 from collections.abc import Sequence
 from typing import Final
 
+from kvqueue_fastapi.model import Report, Tally
 from kvqueue_fastapi.store.postgres import statements as sql
 from kvqueue_fastapi.store.postgres.connection import OwnSession
 from kvqueue_fastapi.store.postgres.leases import Undertaker
 from kvqueue_fastapi.store.postgres.notices import Notices
 from kvqueue_fastapi.store.postgres.picks import Moment
 from kvqueue_fastapi.store.postgres.sessions import Sessions
+from kvqueue_fastapi.version import __version__
 
 MISSING_MS: Final = 700
 """For how long a lock must have been free. A process that lives and has only lost its
@@ -36,9 +38,21 @@ class Listeners:
         """Show a mark of life, then say that this process listens. Returns the listener's id."""
         listener_id = random.getrandbits(62) + 1
         await self._notices.enter(
-            listener_id, now_ms, socket.gethostname(), os.getpid(), sorted(types)
+            listener_id, now_ms, socket.gethostname(), os.getpid(), sorted(types), __version__
         )
         return listener_id
+
+    async def report(
+        self, listener_id: int, report: Report, tallies: Sequence[Tally], now_ms: int | None
+    ) -> None:
+        """Write down what a listener says of itself, and what has ended in this minute."""
+        columns = [list(column) for column in zip(*tallies, strict=True)] or [[], [], [], []]
+
+        async def work(session: OwnSession) -> None:
+            await session.fetch(sql.REPORT_LISTENER, now_ms, listener_id, *report)
+            await session.fetch(sql.ADD_TO_MINUTE, now_ms, *columns)
+
+        await self._sessions.attempt(work)
 
     async def retire(self, listener_id: int) -> None:
         """Keep the mark of life, but let its end be no crash."""

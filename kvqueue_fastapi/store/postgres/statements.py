@@ -306,8 +306,24 @@ RELEASE_ALL_OF: Final = f"{_GIVE_BACK} WHERE state = 3 AND holder = $1 RETURNING
 RELEASE_TOKENS: Final = f"{_GIVE_BACK} WHERE state = 3 AND token = ANY ($1::bigint[]) RETURNING id"
 
 INSERT_LISTENER: Final = f"""
-INSERT INTO {{schema}}.kvqueue_listeners (id, host, pid, since_ms, types)
-VALUES ($2, $3, $4, {_now("$1")}, $5) ON CONFLICT (id) DO UPDATE SET missed_at_ms = NULL
+INSERT INTO {{schema}}.kvqueue_listeners (id, host, pid, since_ms, types, version)
+VALUES ($2, $3, $4, {_now("$1")}, $5, $6) ON CONFLICT (id) DO UPDATE SET missed_at_ms = NULL
+"""
+REPORT_LISTENER: Final = f"""
+UPDATE {{schema}}.kvqueue_listeners
+   SET seen_at_ms = {_now("$1")}, running = $3, loop_lag_ms = $4
+ WHERE id = $2
+"""
+# In the order of the types, because two that wait for each other would be an error.
+ADD_TO_MINUTE: Final = f"""
+INSERT INTO {{schema}}.kvqueue_minutes AS minute (minute_ms, type, handled, failed, dead)
+SELECT {_now("$1")} / 60000 * 60000, ended.*
+  FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[])
+    AS ended (type, handled, failed, dead)
+ ORDER BY ended.type COLLATE "C"
+    ON CONFLICT (minute_ms, type) DO UPDATE
+   SET handled = minute.handled + excluded.handled, failed = minute.failed + excluded.failed,
+       dead = minute.dead + excluded.dead
 """
 LISTENER_LOCK: Final = "SELECT pg_try_advisory_lock($1)"
 LISTENER_UNLOCK: Final = "SELECT pg_advisory_unlock($1)"
@@ -462,8 +478,13 @@ FORGET_IDEMPOTENT: Final = (
 LISTENERS: Final = """
 SELECT id, host, pid, since_ms, types,
        (SELECT count(*) FROM {schema}.kvqueue_messages
-         WHERE state = 3 AND holder = kvqueue_listeners.id)
+         WHERE state = 3 AND holder = kvqueue_listeners.id),
+       running, greatest(seen_at_ms, since_ms), loop_lag_ms, version
   FROM {schema}.kvqueue_listeners ORDER BY since_ms, id
+"""
+MINUTES: Final = f"""
+SELECT type, minute_ms, handled, failed, dead FROM {{schema}}.kvqueue_minutes
+ WHERE minute_ms > {_now("$1")} - $2 ORDER BY type, minute_ms
 """
 
 # --- sweeping, in slices, because a long transaction holds everybody up ---------------------
@@ -478,6 +499,12 @@ SWEEP_IDEMPOTENCY: Final = f"""
 DELETE FROM {{schema}}.kvqueue_idempotency
  WHERE (type, key) IN (SELECT type, key FROM {{schema}}.kvqueue_idempotency
                         WHERE expires_at_ms <= {_now("$1")} LIMIT $2 FOR UPDATE SKIP LOCKED)
+RETURNING 1
+"""
+SWEEP_MINUTES: Final = f"""
+DELETE FROM {{schema}}.kvqueue_minutes
+ WHERE (minute_ms, type) IN (SELECT minute_ms, type FROM {{schema}}.kvqueue_minutes
+                              WHERE minute_ms <= {_now("$1")} - $2 LIMIT $3 FOR UPDATE SKIP LOCKED)
 RETURNING 1
 """
 SWEEP_KEYS: Final = f"""

@@ -6,6 +6,7 @@ from typing import Final
 
 import asyncpg
 
+from kvqueue_fastapi.store.base import MINUTE_MS, MINUTES_KEPT
 from kvqueue_fastapi.store.postgres import locks
 from kvqueue_fastapi.store.postgres import statements as sql
 from kvqueue_fastapi.store.postgres.connection import OwnSession
@@ -21,7 +22,7 @@ _VACUUM_TIMEOUT_S: Final = 600.0
 
 
 async def sweep(sessions: Sessions, *, now_ms: int | None, retention_ms: int) -> int:
-    """Remove a slice of old dead letters, spent idempotency keys and expired keys.
+    """Remove a slice of old dead letters, spent idempotency keys, expired keys and old minutes.
 
     Returns: how many rows went; 0: there is nothing left to sweep.
     """
@@ -29,6 +30,7 @@ async def sweep(sessions: Sessions, *, now_ms: int | None, retention_ms: int) ->
     async def work(session: OwnSession) -> int:
         gone = len(await session.fetch(sql.SWEEP_DEAD_LETTERS, now_ms, retention_ms, SLICE))
         gone += len(await session.fetch(sql.SWEEP_IDEMPOTENCY, now_ms, SLICE))
+        gone += len(await session.fetch(sql.SWEEP_MINUTES, now_ms, MINUTES_KEPT * MINUTE_MS, SLICE))
         return gone + len(await session.fetch(sql.SWEEP_KEYS, now_ms, SLICE))
 
     return await sessions.attempt(work)

@@ -9,13 +9,14 @@ from typing import Final, Protocol, TypeVar
 from kvqueue_fastapi.model import (
     ListenerRecord,
     MessageRecord,
+    Minute,
     Payload,
     Query,
     Send,
     State,
     TypeCounts,
 )
-from kvqueue_fastapi.store.base import Clock
+from kvqueue_fastapi.store.base import MINUTE_MS, MINUTES_KEPT, Clock
 from kvqueue_fastapi.store.records import STATES, record_of, send_of, state_of, types_of
 from kvqueue_fastapi.store.sqlite import sends
 from kvqueue_fastapi.store.sqlite import statements as sql
@@ -132,10 +133,19 @@ class SqliteAdmin:
                 pid=row[2],
                 since_ms=row[3],
                 types=types_of(row[4]),
-                running=row[5],
+                leases=row[5],
+                running=row[6],
+                seen_ms=row[7],
+                loop_lag_ms=row[8],
+                version=row[9],
             )
             for row in rows
         ]
+
+    async def minutes(self) -> list[Minute]:
+        """Those of the last hour in which something ended, by type and time."""
+        names = {"after_ms": self._clock.wall_ms() - MINUTES_KEPT * MINUTE_MS}
+        return [Minute(*row) for row in await self._reader.fetch_all(sql.MINUTES, names)]
 
     async def _list(self, statement: str, query: Query, state: int | None) -> list[MessageRecord]:
         names = {

@@ -14,9 +14,11 @@ from kvqueue_fastapi.model import (
     AtomicWrite,
     Claimed,
     Committed,
+    Report,
     Send,
     Settlement,
     Stored,
+    Tally,
 )
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.base import (
@@ -233,6 +235,12 @@ class SqliteStore:
                 return extend(connection, leases, self._clock.steady_ms() + lease_ms)
 
         return self._call(work)
+
+    def report(self, listener_id: int, report: Report, tallies: Sequence[Tally]) -> None:
+        """Write down what a listener says of itself, and what has ended in this minute. Blocks."""
+        self._call(
+            lambda connection: self._listeners.report(connection, listener_id, report, tallies)
+        )
 
     def end_leases_of_the_dead(self) -> int:
         """Free what dead listeners held. Blocks. Returns how many messages that were."""

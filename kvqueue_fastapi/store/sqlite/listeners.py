@@ -10,12 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
-from kvqueue_fastapi.store.base import Clock
+from kvqueue_fastapi.model import Report, Tally
+from kvqueue_fastapi.store.base import MINUTE_MS, Clock
 from kvqueue_fastapi.store.sqlite import statements as sql
 from kvqueue_fastapi.store.sqlite.connection import Patience, WriteTransaction
 from kvqueue_fastapi.store.sqlite.leases import Undertaker
 from kvqueue_fastapi.store.sqlite.location import MEMORY, boot_id
 from kvqueue_fastapi.store.sqlite.presence import Presence, forget, has_stopped, is_dead
+from kvqueue_fastapi.version import __version__
 
 R = TypeVar("R")
 Call = Callable[[Callable[[sqlite3.Connection], R]], R]
@@ -47,6 +49,7 @@ class Listeners:
             "pid": os.getpid(),
             "since_ms": self._clock.wall_ms(),
             "types": json.dumps(sorted(types)),
+            "version": __version__,
         }
         try:
             with WriteTransaction(connection, self._patience):
@@ -56,6 +59,21 @@ class Listeners:
             raise
         self._present[listener_id] = presence
         return listener_id
+
+    def report(
+        self,
+        connection: sqlite3.Connection,
+        listener_id: int,
+        report: Report,
+        tallies: Sequence[Tally],
+    ) -> None:
+        """Write down what a listener says of itself, and what has ended in this minute."""
+        now_ms = self._clock.wall_ms()
+        names = {"id": listener_id, "now_ms": now_ms, **report._asdict()}
+        minute = {"minute_ms": now_ms - now_ms % MINUTE_MS, "tallies": json.dumps(tallies)}
+        with WriteTransaction(connection, self._patience):
+            connection.execute(sql.REPORT_LISTENER, names)
+            connection.execute(sql.ADD_TO_MINUTE, minute)
 
     def retire(self, connection: sqlite3.Connection, listener_id: int) -> None:
         """Keep the mark of life, but let its end be no crash."""

@@ -270,8 +270,21 @@ UPDATE kvqueue_messages
 """
 
 INSERT_LISTENER: Final = """
-INSERT INTO kvqueue_listeners (id, host, boot, pid, since_ms, types)
-VALUES (:id, :host, :boot, :pid, :since_ms, :types)
+INSERT INTO kvqueue_listeners (id, host, boot, pid, since_ms, types, version, seen_at_ms)
+VALUES (:id, :host, :boot, :pid, :since_ms, :types, :version, :since_ms)
+"""
+REPORT_LISTENER: Final = """
+UPDATE kvqueue_listeners
+   SET seen_at_ms = :now_ms, running = :running, loop_lag_ms = :loop_lag_ms
+ WHERE id = :id
+"""
+ADD_TO_MINUTE: Final = """
+INSERT INTO kvqueue_minutes (minute_ms, type, handled, failed, dead)
+SELECT :minute_ms, value ->> 0, value ->> 1, value ->> 2, value ->> 3
+  FROM json_each(:tallies) WHERE true
+    ON CONFLICT (minute_ms, type) DO UPDATE
+   SET handled = handled + excluded.handled, failed = failed + excluded.failed,
+       dead = dead + excluded.dead
 """
 OTHER_LISTENERS: Final = "SELECT id, boot, pid FROM kvqueue_listeners"
 RETIRE_LISTENER: Final = "UPDATE kvqueue_listeners SET retired = 1 WHERE id = :id"
@@ -378,8 +391,13 @@ UPDATE kvqueue_idempotency SET message_id = :id WHERE message_id = :requeued_fro
 FORGET_IDEMPOTENT: Final = "DELETE FROM kvqueue_idempotency WHERE message_id = :id"
 LISTENERS: Final = """
 SELECT id, host, pid, since_ms, types,
-       (SELECT count(*) FROM kvqueue_messages WHERE state = 3 AND holder = kvqueue_listeners.id)
+       (SELECT count(*) FROM kvqueue_messages WHERE state = 3 AND holder = kvqueue_listeners.id),
+       running, max(seen_at_ms, since_ms), loop_lag_ms, version
   FROM kvqueue_listeners ORDER BY since_ms
+"""
+MINUTES: Final = """
+SELECT type, minute_ms, handled, failed, dead FROM kvqueue_minutes
+ WHERE minute_ms > :after_ms ORDER BY type, minute_ms
 """
 
 # --- sweeping, in slices, because a long transaction holds everybody up ---------------------
@@ -392,6 +410,11 @@ SWEEP_IDEMPOTENCY: Final = """
 DELETE FROM kvqueue_idempotency
  WHERE (type, key) IN (SELECT type, key FROM kvqueue_idempotency
                         WHERE expires_at_ms <= :now_ms LIMIT :slice)
+"""
+SWEEP_MINUTES: Final = """
+DELETE FROM kvqueue_minutes
+ WHERE (minute_ms, type) IN (SELECT minute_ms, type FROM kvqueue_minutes
+                              WHERE minute_ms <= :last_hour_ms LIMIT :slice)
 """
 SWEEP_KEYS: Final = """
 DELETE FROM kvqueue_kv
