@@ -34,6 +34,7 @@ from kvqueue_fastapi.middleware import CallHandler, Middleware
 from kvqueue_fastapi.model import (
     AttemptError,
     Delivery,
+    Health,
     ListenerRecord,
     MessageRecord,
     Minute,
@@ -43,6 +44,7 @@ from kvqueue_fastapi.model import (
 from kvqueue_fastapi.module import KvQueueModule
 from kvqueue_fastapi.outgoing import CallSend, OutgoingMessage, SendOptions
 from kvqueue_fastapi.pages import Page
+from kvqueue_fastapi.probes import health_router
 from kvqueue_fastapi.queue import KvQueue
 from kvqueue_fastapi.redaction import Redact
 from kvqueue_fastapi.settings import KvQueueSettings
@@ -58,6 +60,7 @@ __all__ = [
     "CopyProgress",
     "Delivery",
     "HandlerError",
+    "Health",
     "IdempotencyConflictError",
     "Injected",
     "InvalidKeyError",
@@ -106,5 +109,6 @@ __all__ = [
     "copy_store",
     "get_kv",
     "get_kv_queue",
+    "health_router",
     "on_queue_message",
 ]

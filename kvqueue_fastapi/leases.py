@@ -50,6 +50,11 @@ class LeaseKeeper:
         # A daemon, because a process that forgets to stop it must still be able to exit.
         self._thread = threading.Thread(target=self._main, name="kvqueue-leases", daemon=True)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it does its duties."""
+        return self._thread.is_alive()
+
     def start(self) -> None:
         """Begin."""
         self._thread.start()

@@ -16,6 +16,7 @@ from kvqueue_fastapi.endings import to_the_end
 from kvqueue_fastapi.errors import KvQueueError
 from kvqueue_fastapi.handlers.consumers import collect_handlers
 from kvqueue_fastapi.handlers.wiring import is_bound
+from kvqueue_fastapi.health import HealthCheck
 from kvqueue_fastapi.kv import Kv
 from kvqueue_fastapi.listener import Listener
 from kvqueue_fastapi.middleware import Hooks
@@ -127,6 +128,8 @@ class Runtime:
         parts = (store, table, self._settings, self._sender, self._redaction, self._hooks)
         self._handle.drain = lambda: Drain(*parts).run()
         listener = Listener(*parts)
+        is_listening = (lambda: listener.is_alive) if listens else None
+        self._handle.check = HealthCheck(store, self._handle.admin, is_listening).run
         if listens:
             await listener.start()
         try:

@@ -127,6 +127,12 @@ class Listener:
             # Whatever happened: threads that outlive the event loop wait for it.
             await in_own_thread(self._leave)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it claims, settles and keeps its leases."""
+        ended = any(loop.done() for loop in self._loops)
+        return bool(self._loops) and not ended and self._keeper.is_alive
+
     def is_handling_in(self, task: asyncio.Task[Any] | None) -> bool:
         """Whether a handler runs in this task."""
         return task in self._runners.running

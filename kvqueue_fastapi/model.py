@@ -466,6 +466,27 @@ class TypeCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class Health:
+    """Whether a queue is well, as one process sees it.
+
+    Attributes:
+        ok: nothing is wrong.
+        store: it can be read, and what is written is not refused.
+        listening: whether the listener of this process is alive; None: it only sends.
+        oldest_age_s: for how long the oldest message has been due that could be handled: of a
+            type that somebody listens to and that is not paused; None: there is none, or the
+            store did not say.
+        problems: in words; without paths, hosts and payloads.
+    """
+
+    ok: bool
+    store: bool
+    listening: bool | None
+    oldest_age_s: float | None
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ListenerRecord:
     """A process that listens.
 

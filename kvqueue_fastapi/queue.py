@@ -7,8 +7,9 @@ from typing import Any, Final
 import anyio.from_thread
 
 from kvqueue_fastapi.errors import HandlerError, InvalidOptionError, KvQueueError, shown
+from kvqueue_fastapi.health import checked_max_age_s
 from kvqueue_fastapi.keys import Key
-from kvqueue_fastapi.model import AtomicWrite, Send, type_problem
+from kvqueue_fastapi.model import AtomicWrite, Health, Send, type_problem
 from kvqueue_fastapi.outgoing import PLAIN, OutgoingMessage, SendOptions
 from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.store.handle import StoreHandle
@@ -227,6 +228,24 @@ class KvQueue:
     def callbacks(self) -> Mapping[str, Callable[..., Any]]:
         """The handlers that were added by hand, by message type."""
         return self._callbacks
+
+    async def health(self, *, max_age_s: float | None = None) -> Health:
+        """Look whether the queue is well: its store, the listener of this process, what waits.
+
+        It costs two short reads, at any depth. For a route see `health_router`.
+
+        Args:
+            max_age_s: for how many seconds a message may be due before that is a problem; None:
+                for ever.
+
+        Raises:
+            InvalidOptionError: `max_age_s` is no number of seconds.
+            KvQueueNotStartedError: the app's lifespan has not run.
+            KvQueueClosedError: it has ended.
+        """
+        limit_s = checked_max_age_s(max_age_s)
+        self._handle.require_open()
+        return await self._handle.check(limit_s)
 
     async def run_until_idle(self) -> int:
         """Handle what is due, one message after another, until nothing is.

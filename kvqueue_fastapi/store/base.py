@@ -31,6 +31,9 @@ SUSPECT_CRASHES: Final = 2
 """After so many a message is quarantined. The first one says little: it befalls all that a
 process has in hand."""
 
+MAX_PRIORITIES: Final = 1_000
+"""Of all types together, more are not looked at for the age of the oldest message."""
+
 MINUTE_MS: Final = 60_000
 MINUTES_KEPT: Final = 60
 """What ended is counted by the minute, for so many of them."""
@@ -180,6 +183,11 @@ class Store(Protocol):
         """Types that nobody may claim now."""
         ...
 
+    @property
+    def can_write(self) -> bool:
+        """Whether what is written was not refused of late."""
+        ...
+
     async def count_pending(self, *, most: int) -> int:
         """How many messages wait, counted to about `most`."""
         ...
@@ -316,6 +324,13 @@ class StoreAdmin(Protocol):
 
     async def listeners(self) -> list[ListenerRecord]:
         """The processes that listen."""
+        ...
+
+    async def oldest_ready_age_ms(self, types: Sequence[str]) -> int | None:
+        """For how long the oldest of these types has been due; None: none is, or they are paused.
+
+        It costs the same at any depth; of more than 1,000 priorities, the highest count.
+        """
         ...
 
     async def minutes(self) -> list[Minute]:

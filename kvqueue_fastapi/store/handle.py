@@ -8,12 +8,15 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from kvqueue_fastapi.errors import KvQueueClosedError, KvQueueError, KvQueueNotStartedError
+from kvqueue_fastapi.model import Health
 from kvqueue_fastapi.store.base import Store, StoreAdmin
 
 AdapterOf = Callable[[str], TypeAdapter[Any] | None]
 """What a payload of a message type must pass, where that is known."""
 
 Drain = Callable[[], Awaitable[int]]
+
+Check = Callable[[float | None], Awaitable[Health]]
 
 
 class StoreHandle:
@@ -22,6 +25,7 @@ class StoreHandle:
     Attributes:
         adapter_of: what the handlers of this process take, once they are known.
         drain: handles what is due in the caller's task, once the handlers are known.
+        check: looks whether the queue is well.
     """
 
     def __init__(self) -> None:
@@ -32,6 +36,7 @@ class StoreHandle:
         self._pid = 0
         self.adapter_of: AdapterOf = _nobody
         self.drain: Drain = _no_drain
+        self.check: Check = _no_check
 
     @property
     def store(self) -> Store:
@@ -106,7 +111,7 @@ class StoreHandle:
     def close(self) -> None:
         """Hand the store out no longer."""
         self._store = self._admin = self._loop = None
-        self.adapter_of, self.drain = _nobody, _no_drain
+        self.adapter_of, self.drain, self.check = _nobody, _no_drain, _no_check
 
     def _not_open(self) -> KvQueueError:
         return KvQueueClosedError() if self._was_open else KvQueueNotStartedError()
@@ -124,4 +129,8 @@ def _nobody(_message_type: str) -> None:
 
 
 async def _no_drain() -> int:
+    raise KvQueueNotStartedError
+
+
+async def _no_check(_max_age_s: float | None) -> Health:
     raise KvQueueNotStartedError

@@ -2,11 +2,11 @@
 
 import asyncio
 
-from kvqueue_fastapi.model import Minute, Report, Tally
+from kvqueue_fastapi.model import Minute, Report, Send, Tally
 from kvqueue_fastapi.store import AnyStore
 from kvqueue_fastapi.store.base import MINUTE_MS
 from kvqueue_fastapi.version import __version__
-from tests.store.given import ManualClock
+from tests.store.given import ManualClock, send
 
 HOUR_MS = 3_600_000
 
@@ -71,3 +71,34 @@ async def test_reports_of_one_type_at_once_all_count(store: AnyStore, clock: Man
     )
 
     assert [minute.handled for minute in await store.admin.minutes()] == [20, 20]
+
+
+async def test_oldest_is_found_over_types_and_priorities(
+    store: AnyStore, clock: ManualClock
+) -> None:
+    async def send_at(kind: str, ago_ms: int, priority: int = 0) -> None:
+        clock.pass_ms(-ago_ms)
+        await send(store, Send(kind, "1", priority=priority))
+        clock.pass_ms(ago_ms)
+
+    await send_at("a", 200, priority=5)
+    await send_at("a", 300, priority=-5)
+    await send_at("b", 400)
+    await send_at("c", 900)
+    await send(store, Send("d", "1", delay_ms=60_000))
+
+    async def age(*types: str) -> int | None:
+        return await store.admin.oldest_ready_age_ms(types)
+
+    assert [await age(kind) for kind in "abd"] == [300, 400, None]
+    assert await age("a", "b", "d") == 400
+    assert await age() is None
+    await store.admin.set_paused("b", paused=True)
+    assert await age("a", "b") == 300
+
+
+async def test_engine_that_could_not_write_of_late_says_so(store: AnyStore) -> None:
+    before = store.can_write
+    store._patience.outages.has_failed()
+
+    assert (before, store.can_write) == (True, False)

@@ -17,7 +17,7 @@ from kvqueue_fastapi.model import (
     State,
     TypeCounts,
 )
-from kvqueue_fastapi.store.base import MINUTE_MS, MINUTES_KEPT
+from kvqueue_fastapi.store.base import MAX_PRIORITIES, MINUTE_MS, MINUTES_KEPT
 from kvqueue_fastapi.store.postgres import locks
 from kvqueue_fastapi.store.postgres import statements as sql
 from kvqueue_fastapi.store.postgres.connection import Row
@@ -171,6 +171,12 @@ class PostgresAdmin:
             )
             for row in await self._look(sql.LISTENERS)
         ]
+
+    async def oldest_ready_age_ms(self, types: Sequence[str]) -> int | None:
+        """For how long the oldest of these types has been due; None: none is."""
+        most = len(types) + MAX_PRIORITIES
+        ((age_ms,),) = await self._look(sql.OLDEST_READY, self._now_ms(), list(types), most)
+        return None if age_ms is None else max(0, age_ms)
 
     async def minutes(self) -> list[Minute]:
         """Those of the last hour in which something ended, by type and time."""

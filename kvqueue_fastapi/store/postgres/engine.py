@@ -146,6 +146,11 @@ class PostgresStore:
         """Take an offer back. Returns whether it still stood; if not, its answer comes."""
         return self._lanes.offers.withdraw(offer)
 
+    @property
+    def can_write(self) -> bool:
+        """Whether what is written was not refused of late."""
+        return not self._patience.outages.lasts
+
     async def ready_types(self, *, after: str, limit: int) -> list[str]:
         """Types with something to claim, in order, beginning behind `after`."""
         types, made_ready = await self._database.run(lambda: self._claims.ready_types(after, limit))

@@ -482,6 +482,24 @@ SELECT id, host, pid, since_ms, types,
        running, greatest(seen_at_ms, since_ms), loop_lag_ms, version
   FROM {schema}.kvqueue_listeners ORDER BY since_ms, id
 """
+# From one priority to the next, because the oldest of a type would be sought in all of it.
+_PRIORITY: Final = "SELECT priority FROM {schema}.kvqueue_messages WHERE state = 0 AND type ="
+OLDEST_READY: Final = f"""
+WITH RECURSIVE steps (type, priority) AS (
+    SELECT asked.type, ({_PRIORITY} asked.type ORDER BY priority DESC LIMIT 1)
+      FROM unnest($2::text[]) AS asked (type)
+     WHERE NOT EXISTS (SELECT 1 FROM {{schema}}.kvqueue_types AS known
+                        WHERE known.type = asked.type AND known.paused)
+    UNION ALL
+    SELECT steps.type, ({_PRIORITY} steps.type AND priority < steps.priority
+                         ORDER BY priority DESC LIMIT 1)
+      FROM steps WHERE steps.priority IS NOT NULL),
+few AS (SELECT * FROM steps LIMIT $3)
+SELECT {_now("$1")} - min((SELECT due_at_ms FROM {{schema}}.kvqueue_messages
+             WHERE state = 0 AND type = few.type AND priority = few.priority
+             ORDER BY due_at_ms LIMIT 1))
+  FROM few WHERE priority IS NOT NULL
+"""
 MINUTES: Final = f"""
 SELECT type, minute_ms, handled, failed, dead FROM {{schema}}.kvqueue_minutes
  WHERE minute_ms > {_now("$1")} - $2 ORDER BY type, minute_ms

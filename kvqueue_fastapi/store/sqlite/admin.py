@@ -1,5 +1,6 @@
 """The keeper's verbs on SQLite."""
 
+import json
 import re
 import sqlite3
 from collections import defaultdict
@@ -16,7 +17,7 @@ from kvqueue_fastapi.model import (
     State,
     TypeCounts,
 )
-from kvqueue_fastapi.store.base import MINUTE_MS, MINUTES_KEPT, Clock
+from kvqueue_fastapi.store.base import MAX_PRIORITIES, MINUTE_MS, MINUTES_KEPT, Clock
 from kvqueue_fastapi.store.records import STATES, record_of, send_of, state_of, types_of
 from kvqueue_fastapi.store.sqlite import sends
 from kvqueue_fastapi.store.sqlite import statements as sql
@@ -141,6 +142,12 @@ class SqliteAdmin:
             )
             for row in rows
         ]
+
+    async def oldest_ready_age_ms(self, types: Sequence[str]) -> int | None:
+        """For how long the oldest of these types has been due; None: none is."""
+        names = {"types": json.dumps(list(types)), "most": len(types) + MAX_PRIORITIES}
+        ((due_at_ms,),) = await self._reader.fetch_all(sql.OLDEST_READY, names)
+        return None if due_at_ms is None else max(0, self._clock.wall_ms() - due_at_ms)
 
     async def minutes(self) -> list[Minute]:
         """Those of the last hour in which something ended, by type and time."""

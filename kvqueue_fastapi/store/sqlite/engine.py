@@ -175,6 +175,11 @@ class SqliteStore:
         """Types that nobody may claim now."""
         return frozenset(row[0] for row in await self._fetch(sql.PAUSED_TYPES, {}))
 
+    @property
+    def can_write(self) -> bool:
+        """Whether what is written was not refused of late."""
+        return not self._patience.outages.lasts
+
     async def count_pending(self, *, most: int) -> int:
         """How many messages wait, counted to about `most`."""
         rows = await self._fetch(sql.COUNT_PENDING, {"most": most})

@@ -395,6 +395,24 @@ SELECT id, host, pid, since_ms, types,
        running, max(seen_at_ms, since_ms), loop_lag_ms, version
   FROM kvqueue_listeners ORDER BY since_ms
 """
+# From one priority to the next, because the oldest of a type would be sought in all of it.
+OLDEST_READY: Final = """
+WITH RECURSIVE steps (type, priority) AS (
+    SELECT asked.value, (SELECT max(priority) FROM kvqueue_messages
+                          WHERE state = 0 AND type = asked.value)
+      FROM json_each(:types) AS asked
+     WHERE NOT EXISTS (SELECT 1 FROM kvqueue_types AS known
+                        WHERE known.type = asked.value AND known.paused = 1)
+    UNION ALL
+    SELECT type, (SELECT max(priority) FROM kvqueue_messages
+                   WHERE state = 0 AND type = steps.type AND priority < steps.priority)
+      FROM steps WHERE steps.priority IS NOT NULL
+    LIMIT :most)
+SELECT min((SELECT due_at_ms FROM kvqueue_messages
+             WHERE state = 0 AND type = steps.type AND priority = steps.priority
+             ORDER BY due_at_ms LIMIT 1))
+  FROM steps WHERE priority IS NOT NULL
+"""
 MINUTES: Final = """
 SELECT type, minute_ms, handled, failed, dead FROM kvqueue_minutes
  WHERE minute_ms > :after_ms ORDER BY type, minute_ms

@@ -22,6 +22,7 @@ PATH = [
     "RELEASE_ALL_OF", "TAKE_AWAY", "LIST_KEYS", "LIST_KEYS_BACKWARDS", "DEAD_IDS_OF_TYPE",
     "READ_DEAD_LETTER", "DELETE_DEAD_LETTER", "READ_STATE", "FORGET_IDEMPOTENT", "MOVE_IDEMPOTENT",
     "SWEEP_DEAD_LETTERS", "SWEEP_IDEMPOTENCY", "SWEEP_KEYS",
+    "SWEEP_MINUTES", "ADD_TO_MINUTE", "REPORT_LISTENER", "OLDEST_READY",
 ]  # fmt: skip
 
 BY_SIZE = ("READ_KEYS", "SET_KEYS", "DELETE_KEYS")
@@ -125,6 +126,17 @@ async def test_end_of_a_message_costs_the_same_in_a_deep_table(
         held = await claim(deep, "x", limit=20, quarantined=False)
 
     assert extended < 3_000
+
+
+@pytest.mark.parametrize("deep", KINDS, indirect=True)
+async def test_age_of_the_oldest_costs_the_same_in_a_deep_table(deep: AnyStore) -> None:
+    steps = _counter(deep)
+    names = {"types": '["mail", "other"]', "most": 1_000}
+
+    asked = lambda connection: connection.execute(sql.OLDEST_READY, names).fetchone()  # noqa: E731
+    cost = await _cost(steps, lambda: deep._thread.run(asked))
+
+    assert cost < 2_000
 
 
 def _walks(store: AnyStore) -> dict[str, list[str]]:
