@@ -2,6 +2,7 @@
 
 from kvqueue_fastapi.admin import KvQueueAdmin
 from kvqueue_fastapi.atomic import AtomicOperation
+from kvqueue_fastapi.backup import backup_store, restore_store
 from kvqueue_fastapi.copying import CopyProgress, StoreCopy, copy_store
 from kvqueue_fastapi.depends import Injected, KvDep, KvQueueDep, get_kv, get_kv_queue
 from kvqueue_fastapi.entries import KvCommit, KvEntry, KvListEntry
@@ -48,6 +49,7 @@ from kvqueue_fastapi.probes import health_router
 from kvqueue_fastapi.queue import KvQueue
 from kvqueue_fastapi.redaction import Redact
 from kvqueue_fastapi.settings import KvQueueSettings
+from kvqueue_fastapi.store.backups import BackupProgress, StoreBackup
 from kvqueue_fastapi.values import KvU64
 from kvqueue_fastapi.version import __version__
 
@@ -55,6 +57,7 @@ __all__ = [
     "AlreadySettledError",
     "AtomicOperation",
     "AttemptError",
+    "BackupProgress",
     "CallHandler",
     "CallSend",
     "CopyProgress",
@@ -99,11 +102,13 @@ __all__ = [
     "SchemaTooNewError",
     "SendOptions",
     "State",
+    "StoreBackup",
     "StoreBusyError",
     "StoreCopy",
     "StoreError",
     "TypeCounts",
     "__version__",
+    "backup_store",
     "commit_versionstamp",
     "contribute_consumers",
     "copy_store",
@@ -111,4 +116,5 @@ __all__ = [
     "get_kv_queue",
     "health_router",
     "on_queue_message",
+    "restore_store",
 ]

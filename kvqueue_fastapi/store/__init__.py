@@ -1,13 +1,23 @@
 """Opens a store by its URL: the only place that names an engine."""
 
+from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 from kvqueue_fastapi.errors import InvalidOptionError
 from kvqueue_fastapi.settings import KvQueueSettings
+from kvqueue_fastapi.store.backups import Progress, StoreBackup
 from kvqueue_fastapi.store.base import AnyStore, Clock
 from kvqueue_fastapi.store.copies import CopySource, CopyTarget
 
-__all__ = ["AnyStore", "open_copy_source", "open_copy_target", "open_store"]
+__all__ = [
+    "AnyStore",
+    "back_up",
+    "open_copy_source",
+    "open_copy_target",
+    "open_store",
+    "restore",
+]
 
 POSTGRES_SCHEMES: Final = ("postgresql://", "postgres://")
 
@@ -66,6 +76,40 @@ async def open_copy_target(url: str, settings: KvQueueSettings) -> CopyTarget:
     from kvqueue_fastapi.store.sqlite.copies import SqliteTarget  # noqa: PLC0415
 
     return await SqliteTarget.open_with(url, settings)
+
+
+def back_up(url: str, target: Path, progress: Progress) -> StoreBackup:
+    """Copy the store that a URL names into a file, as it is at one moment. Blocks.
+
+    Raises:
+        InvalidOptionError: its engine has tools of its own for that; or there is a file already.
+        StoreError: there is no store, or a file cannot be read or written.
+    """
+    made: StoreBackup = _backups(url).back_up(url, target, progress)
+    return made
+
+
+def restore(backup: Path, url: str, progress: Progress) -> StoreBackup:
+    """Make a store out of a backup. Blocks.
+
+    Raises:
+        InvalidOptionError: as for `back_up`.
+        StoreError: the backup is none, or is damaged; or a file cannot be read or written.
+    """
+    made: StoreBackup = _backups(url).restore(backup, url, progress)
+    return made
+
+
+def _backups(url: Any) -> ModuleType:
+    if isinstance(url, str) and url.startswith(POSTGRES_SCHEMES):
+        msg = (
+            "PostgreSQL has tools of its own for backups. Use pg_dump and pg_restore with "
+            "--schema, which is kvqueue by default; or copy_store into a SQLite file."
+        )
+        raise InvalidOptionError(msg)
+    from kvqueue_fastapi.store.sqlite import backups  # noqa: PLC0415
+
+    return backups
 
 
 def _postgres() -> Any:

@@ -439,6 +439,25 @@ DELETE FROM kvqueue_kv
  WHERE key IN (SELECT key FROM kvqueue_kv WHERE expires_at_ms <= :now_ms LIMIT :slice)
 """
 
+# --- backups -------------------------------------------------------------------------------
+
+RELEASE_ALL: Final = """
+UPDATE kvqueue_messages
+   SET state = lane, token = 0, holder = 0, attempt = max(attempt - 1, 0)
+ WHERE state = 3
+"""
+QUICK_CHECK: Final = "PRAGMA quick_check(1)"
+JOURNAL_IN_PLACE: Final = "PRAGMA journal_mode = DELETE"
+DELETE_LISTENERS: Final = "DELETE FROM kvqueue_listeners"
+COUNT_BACKUP: Final = """
+SELECT (SELECT count(*) FROM kvqueue_messages), (SELECT count(*) FROM kvqueue_dead_letters),
+       (SELECT count(*) FROM kvqueue_kv)
+"""
+SKIP_IDS: Final = """
+UPDATE sqlite_sequence SET seq = seq + :ahead WHERE name = 'kvqueue_messages'
+"""
+SKIP_VERSIONS: Final = "UPDATE kvqueue_schema SET kv_version = kv_version + :ahead"
+
 # --- the schema itself ---------------------------------------------------------------------
 
 HAS_SCHEMA: Final = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'kvqueue_schema'"

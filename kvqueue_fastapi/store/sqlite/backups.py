@@ -1,0 +1,182 @@
+"""A backup of a SQLite database while it is in use, and the way back."""
+
+import os
+import sqlite3
+from collections.abc import Generator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from kvqueue_fastapi.errors import InvalidOptionError, StoreError
+from kvqueue_fastapi.store.backups import BackupProgress, Progress, StoreBackup
+from kvqueue_fastapi.store.migrations import load_migrations, pending
+from kvqueue_fastapi.store.sqlite import statements as sql
+from kvqueue_fastapi.store.sqlite.connection import Patience, patiently, store_error
+from kvqueue_fastapi.store.sqlite.location import MEMORY, path_of, refuse_network
+from kvqueue_fastapi.store.sqlite.schema import PACKAGE, require_whole, the_row
+
+STEP_PAGES: Final = 2_000
+_PATIENCE_OF_S: Final = 30.0
+"""Of a process with such leases."""
+_SIDE_FILES: Final = ("-wal", "-shm", "-journal")
+_UNFINISHED: Final = ".unfinished"
+AHEAD: Final = 1_000_000
+"""By so much ids and versions go on behind those of a backup: the messages and keys that came
+after it may be known outside by theirs."""
+
+
+def back_up(url: str, target: Path, progress: Progress) -> StoreBackup:
+    """Copy a database as it is at this moment, while others write to it. Blocks.
+
+    What was in hand waits again in the copy, and nobody listens there.
+
+    Raises:
+        InvalidOptionError: there is a file already, or the source is in memory.
+        StoreError: there is no store, or a file cannot be read or written.
+    """
+    source = _file(url)
+    _require_new(target)
+    with _read_only(source) as origin, _unfinished(target) as (path, copy):
+        _require_store(origin, str(source))
+        _copy(origin, copy, progress)
+        copy.execute(sql.BEGIN)
+        copy.execute(sql.RELEASE_ALL)
+        copy.execute(sql.DELETE_LISTENERS)
+        copy.execute(sql.COMMIT)
+        # One file, that can be put anywhere.
+        copy.execute(sql.JOURNAL_IN_PLACE)
+        return _described(copy, path, target)
+
+
+def restore(backup: Path, url: str, progress: Progress) -> StoreBackup:
+    """Make a database out of a backup. Blocks.
+
+    Raises:
+        InvalidOptionError: there is a database already.
+        StoreError: the backup is none, or is damaged; or a file cannot be read or written.
+    """
+    target = _file(url)
+    refuse_network(str(target))
+    for side in ("", *_SIDE_FILES):
+        _require_new(target.with_name(target.name + side))
+    with _read_only(backup) as origin, _unfinished(target) as (path, copy):
+        _require_store(origin, str(backup))
+        _copy(origin, copy, progress)
+        _require_sound(copy, backup)
+        copy.execute(sql.BEGIN)
+        copy.execute(sql.RELEASE_ALL)
+        copy.execute(sql.DELETE_LISTENERS)
+        copy.execute(sql.SKIP_IDS, {"ahead": AHEAD})
+        copy.execute(sql.SKIP_VERSIONS, {"ahead": AHEAD})
+        copy.execute(sql.COMMIT)
+        return _described(copy, path, target)
+
+
+def _file(url: str) -> Path:
+    path = path_of(url)
+    if path == MEMORY:
+        msg = "A store in memory has no file. Use copy_store with its open Kv instead."
+        raise InvalidOptionError(msg)
+    return Path(path)
+
+
+def _require_new(target: Path) -> None:
+    if target.exists() or target.is_symlink():
+        msg = f"{target} is there already, and would be lost. Move it away, or give another path."
+        raise InvalidOptionError(msg)
+
+
+@contextmanager
+def _read_only(path: Path) -> Generator[sqlite3.Connection]:
+    if not path.is_file():
+        msg = f"{path}: there is no such file. Check the path."
+        raise StoreError(msg)
+    address = f"file:{quote(str(path))}?mode=ro"
+    try:
+        with closing(sqlite3.connect(address, uri=True, isolation_level=None)) as connection:
+            yield connection
+    except sqlite3.Error as error:
+        raise store_error(error, str(path)) from error
+
+
+@contextmanager
+def _unfinished(target: Path) -> Generator[tuple[Path, sqlite3.Connection]]:
+    """Give a file of another name, which has its own name when all is done and on the disk."""
+    path = target.with_name(target.name + _UNFINISHED)
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except FileExistsError as error:
+        msg = f"{path} is there: another backup makes it, or was killed. If none does, remove it."
+        raise InvalidOptionError(msg) from error
+    except OSError as error:
+        msg = (
+            f"{path} cannot be written: {error.strerror}. Give a directory that can be written to."
+        )
+        raise StoreError(msg) from error
+    try:
+        try:
+            with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+                yield path, connection
+        except sqlite3.Error as error:
+            raise store_error(error, str(path)) from error
+        _sync(path)
+        _take_name(path, target)
+        with suppress(OSError):  # not every system can
+            _sync(target.parent)
+    finally:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _take_name(path: Path, target: Path) -> None:
+    try:
+        # No rename, which would replace what somebody has put there meanwhile.
+        os.link(path, target)
+    except FileExistsError:
+        _require_new(target)
+    except OSError:  # a file system without links
+        path.rename(target)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _require_store(connection: sqlite3.Connection, name: str) -> None:
+    patience = Patience(_PATIENCE_OF_S)
+    if not patiently(lambda: connection.execute(sql.HAS_SCHEMA).fetchone(), patience):
+        msg = f"{name} holds no store of kvqueue_fastapi. Check its path."
+        raise StoreError(msg)
+    applied, oldest_code = the_row(connection.execute(sql.READ_SCHEMA).fetchone())
+    pending(load_migrations(PACKAGE), applied, oldest_code)
+    require_whole(connection, patience, name)
+
+
+def _copy(origin: sqlite3.Connection, copy: sqlite3.Connection, progress: Progress) -> None:
+    # Within one read, so that the copy is of one moment: else each write of another process
+    # would begin it anew. Nobody waits for it, but the -wal grows meanwhile.
+    origin.execute(sql.BEGIN_AS["DEFERRED"])
+    origin.execute(sql.READ_SCHEMA).fetchone()
+    origin.backup(
+        copy,
+        pages=STEP_PAGES,
+        progress=lambda _, left, total: progress(BackupProgress(total - left, total)),
+    )
+    origin.execute(sql.COMMIT)
+
+
+def _require_sound(copy: sqlite3.Connection, backup: Path) -> None:
+    ((answer,), *_) = copy.execute(sql.QUICK_CHECK).fetchall()
+    if answer != "ok":
+        msg = f"{backup} is damaged: {answer}. Restore an older backup."
+        raise StoreError(msg)
+
+
+def _described(copy: sqlite3.Connection, path: Path, target: Path) -> StoreBackup:
+    counts = copy.execute(sql.COUNT_BACKUP).fetchone()
+    return StoreBackup(target, path.stat().st_size, *counts)

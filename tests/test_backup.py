@@ -1,0 +1,215 @@
+import asyncio
+import sqlite3
+import stat
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvqueue_fastapi import (
+    BackupProgress,
+    InvalidOptionError,
+    Kv,
+    SchemaTooNewError,
+    StoreError,
+    backup_store,
+    on_queue_message,
+    restore_store,
+)
+from kvqueue_fastapi.store.sqlite.backups import AHEAD
+from tests.contract.harness import Seen, running
+
+
+def named(directory: Path, beginning: str) -> list[str]:
+    return sorted(path.name for path in directory.glob(f"{beginning}*"))
+
+
+async def test_backup_of_a_running_app_waits_as_it_did_and_nobody_is_blamed(
+    tmp_path: Path,
+) -> None:
+    seen, go_on = Seen(), asyncio.Event()
+
+    @on_queue_message("n")
+    async def handle(number: int) -> None:
+        seen.add(number)
+        await go_on.wait()
+
+    async with running(tmp_path, handle, concurrency=1) as bench:
+        await bench.kv.set(("k",), 1)
+        await bench.queue.send_messages([("n", 0), ("n", 1)])
+        await seen.reach(1)
+        made = await backup_store(str(tmp_path / "q.db"), tmp_path / "b.db")
+        go_on.set()
+        await seen.reach(2)
+
+    assert (made.messages, made.dead_letters, made.keys) == (2, 0, 1)
+    assert made.size_bytes == (tmp_path / "b.db").stat().st_size
+    async with running(str(tmp_path / "b.db"), listen=False) as bench:
+        records = await bench.admin.messages()
+        assert await bench.admin.listeners() == []
+    assert [(one.data, one.state, one.attempt, one.crashes) for one in records] == [
+        (0, "ready", 0, 0),
+        (1, "ready", 0, 0),
+    ]
+
+
+async def test_backup_is_of_one_moment_whatever_is_sent_meanwhile(tmp_path: Path) -> None:
+    stop = threading.Event()
+    steps: list[BackupProgress] = []
+
+    def send_on() -> None:
+        with sqlite3.connect(tmp_path / "q.db", timeout=30) as foreign:
+            while not stop.is_set():
+                foreign.execute("INSERT INTO kvqueue_messages (type) VALUES ('late')")
+                foreign.commit()
+
+    async with running(tmp_path, listen=False) as bench:
+        await bench.queue.send_messages([("n", "x" * 60_000)] * 400)
+        sending = threading.Thread(target=send_on)
+        sending.start()
+        made = await backup_store(str(tmp_path / "q.db"), tmp_path / "b.db", progress=steps.append)
+        stop.set()
+        sending.join()
+        counts = {one.type: one.ready for one in await bench.admin.counts()}
+
+    assert 400 <= made.messages <= 400 + counts["late"]
+    assert [step.pages for step in steps] == sorted(step.pages for step in steps)
+    assert steps[-1].pages == steps[-1].total > 2_000
+    with sqlite3.connect(tmp_path / "b.db") as copy:
+        assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+async def test_backup_is_one_file_for_its_owner_alone(tmp_path: Path) -> None:
+    async with running(tmp_path, listen=False):
+        await backup_store(f"sqlite:///{tmp_path}/q.db", str(tmp_path / "b.db"))
+
+    assert named(tmp_path, "b.db") == ["b.db"]
+    assert stat.S_IMODE((tmp_path / "b.db").stat().st_mode) == 0o600
+
+
+async def test_restored_store_goes_on_beyond_what_was_known_outside(tmp_path: Path) -> None:
+    async with running(tmp_path, listen=False) as bench:
+        before = await bench.queue.send_message("n", 1)
+        await bench.kv.set(("k",), 1)
+        stamp = (await bench.kv.get(("k",))).versionstamp
+        await backup_store(str(tmp_path / "q.db"), tmp_path / "b.db")
+        lost = await bench.queue.send_message("n", 2)
+        known = await bench.kv.set(("k",), 2)
+
+    restored = await restore_store(tmp_path / "b.db", str(tmp_path / "new.db"))
+
+    assert (restored.path, restored.messages) == (tmp_path / "new.db", 1)
+    async with running(str(tmp_path / "new.db"), listen=False) as bench:
+        assert [one.id for one in await bench.admin.messages()] == [before]
+        entry = await bench.kv.get(("k",))
+        assert (entry.value, entry.versionstamp) == (1, stamp)
+        assert await bench.queue.send_message("n", 3) == lost - 1 + AHEAD + 1
+        fresh = await bench.kv.set(("k",), 3)
+    assert fresh.versionstamp > known.versionstamp
+
+
+@pytest.mark.parametrize("name", ["b.db", "b.db-wal"])
+async def test_nothing_that_is_there_is_replaced(tmp_path: Path, name: str) -> None:
+    async with running(tmp_path, listen=False):
+        await backup_store(str(tmp_path / "q.db"), tmp_path / "good.db")
+        (tmp_path / name).write_bytes(b"precious")
+        if name == "b.db":
+            with pytest.raises(InvalidOptionError, match=r"b\.db is there already"):
+                await backup_store(str(tmp_path / "q.db"), tmp_path / "b.db")
+        with pytest.raises(InvalidOptionError, match=r"is there already.*Move it away"):
+            await restore_store(tmp_path / "good.db", str(tmp_path / "b.db"))
+
+    assert (tmp_path / name).read_bytes() == b"precious"
+    assert named(tmp_path, "b.db") == [name]
+
+
+async def test_what_is_no_store_or_is_damaged_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no database, but text enough to be read as one" * 100)
+    with sqlite3.connect(tmp_path / "other.db") as other:
+        other.execute("CREATE TABLE mine (id)")
+    async with running(tmp_path, listen=False) as bench:
+        await bench.queue.send_messages([("n", "x" * 5_000)] * 50)
+    await backup_store(str(tmp_path / "q.db"), tmp_path / "cut.db")
+    whole = (tmp_path / "cut.db").read_bytes()
+    (tmp_path / "cut.db").write_bytes(whole[:20_480] + b"\xff" * 40_960 + whole[61_440:])
+
+    for name, error in (
+        ("none.db", "there is no such file"),
+        ("text", "not a database"),
+        ("other.db", "holds no store"),
+        ("cut.db", "damaged|malformed"),
+    ):
+        with pytest.raises(StoreError, match=error):
+            await restore_store(tmp_path / name, str(tmp_path / "new.db"))
+    with pytest.raises(StoreError, match="there is no such file"):
+        await backup_store(str(tmp_path / "none.db"), tmp_path / "b.db")
+    assert named(tmp_path, "new.db") == []
+
+
+async def test_backup_of_newer_code_is_refused(tmp_path: Path) -> None:
+    async with running(tmp_path, listen=False):
+        await backup_store(str(tmp_path / "q.db"), tmp_path / "b.db")
+    with sqlite3.connect(tmp_path / "b.db") as newer:
+        newer.execute("UPDATE kvqueue_schema SET oldest_code = 99")
+
+    with pytest.raises(SchemaTooNewError):
+        await restore_store(tmp_path / "b.db", str(tmp_path / "new.db"))
+
+
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [
+        (":memory:", "has no file. Use copy_store"),
+        ("postgresql://shop@host/shop", "pg_dump and pg_restore"),
+        (7, "allowed is a str"),
+    ],
+)
+async def test_what_has_no_file_is_refused_with_what_to_use(
+    tmp_path: Path, url: Any, error: str
+) -> None:
+    with pytest.raises(InvalidOptionError, match=error):
+        await backup_store(url, tmp_path / "b.db")
+    with pytest.raises(InvalidOptionError, match=error):
+        await restore_store(tmp_path / "b.db", url)
+
+
+async def test_cancelled_backup_leaves_nothing_behind(tmp_path: Path) -> None:
+    begun, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def hold(progress: BackupProgress) -> None:
+        loop.call_soon_threadsafe(begun.set)
+        go_on.wait(10)
+
+    async with running(tmp_path, listen=False) as bench:
+        await bench.queue.send_messages([("n", "x" * 60_000)] * 400)
+        backup = asyncio.create_task(
+            backup_store(str(tmp_path / "q.db"), tmp_path / "b.db", progress=hold)
+        )
+        await begun.wait()
+        backup.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await backup
+        go_on.set()
+        for thread in threading.enumerate():
+            if thread.name == "kvqueue-ending":
+                await asyncio.to_thread(thread.join)
+
+    assert named(tmp_path, "b.db") == []
+
+
+async def test_backup_that_another_makes_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "b.db.unfinished").write_bytes(b"another's")
+
+    async with Kv.open(str(tmp_path / "q.db")):
+        with pytest.raises(InvalidOptionError, match="another backup makes it, or was killed"):
+            await backup_store(str(tmp_path / "q.db"), tmp_path / "b.db")
+
+    assert (tmp_path / "b.db.unfinished").read_bytes() == b"another's"
+
+
+async def test_directory_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    async with Kv.open(str(tmp_path / "q.db")):
+        with pytest.raises(StoreError, match=r"none/b\.db\.unfinished cannot be written"):
+            await backup_store(str(tmp_path / "q.db"), tmp_path / "none" / "b.db")
