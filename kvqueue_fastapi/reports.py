@@ -51,7 +51,8 @@ class Reporter:
         report = Report(self._running(), self._lag.longest_ms)
         age_s = time.monotonic() - self._reported_at
         is_news = report != self._last or self._deliveries.has_some
-        if age_s >= IDLE_S or (is_news and age_s >= BUSY_S):
+        is_time = age_s >= IDLE_S or (is_news and age_s >= BUSY_S)
+        if is_time and self._store.can_write:
             self._report(report)
 
     def finish(self) -> None:

@@ -6,6 +6,7 @@ import random
 import socket
 import sqlite3
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -71,7 +72,10 @@ class Listeners:
         now_ms = self._clock.wall_ms()
         names = {"id": listener_id, "now_ms": now_ms, **report._asdict()}
         minute = {"minute_ms": now_ms - now_ms % MINUTE_MS, "tallies": json.dumps(tallies)}
-        with WriteTransaction(connection, self._patience):
+        # Not for long: whoever waits here prolongs no lease meanwhile.
+        brief = copy(self._patience)
+        brief.hurry()
+        with WriteTransaction(connection, brief):
             connection.execute(sql.REPORT_LISTENER, names)
             connection.execute(sql.ADD_TO_MINUTE, minute)
 
