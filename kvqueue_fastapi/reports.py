@@ -57,7 +57,7 @@ class Reporter:
 
     def finish(self) -> None:
         """Report what ended since the last time, if anything did. Blocks."""
-        if self._deliveries.has_some:
+        if self._deliveries.has_some and self._store.can_write:
             with suppress(Exception):  # the last counts are not worth an error at the end
                 self._report(Report(0, self._lag.longest_ms))
 

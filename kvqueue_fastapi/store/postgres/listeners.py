@@ -20,6 +20,10 @@ MISSING_MS: Final = 700
 connection has another one long before."""
 
 
+REPORT_TIMEOUT_S: Final = 1.0
+"""Whoever waits for it prolongs no lease meanwhile."""
+
+
 class Listeners:
     """The listeners of one database, as this process sees them and takes part.
 
@@ -52,7 +56,7 @@ class Listeners:
             await session.fetch(sql.REPORT_LISTENER, now_ms, listener_id, *report)
             await session.fetch(sql.ADD_TO_MINUTE, now_ms, *columns)
 
-        await self._sessions.attempt(work)
+        await self._sessions.once(work, timeout_s=REPORT_TIMEOUT_S)
 
     async def retire(self, listener_id: int) -> None:
         """Keep the mark of life, but let its end be no crash."""

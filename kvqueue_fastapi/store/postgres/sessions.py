@@ -138,24 +138,31 @@ class Sessions:
         Raises:
             StoreError: it cannot be done, or not in time.
         """
-
-        async def once() -> R:
-            async with self._session(timeout_s) as session:
-                if not self._is_pooled:
-                    return await work(session)
-                await self._begin(session)
-                try:
-                    return await work(session)
-                finally:
-                    await session.execute(sql.COMMIT)
-
         try:
-            return await self._patiently(once)
+            return await self._patiently(lambda: self._run(work, timeout_s))
         except KvQueueError as error:
             # Also where the last try was refused, those before it may still arrive.
             if is_write and self._lost and isinstance(error, StoreBusyError):
                 raise self._not_known(error) from error
             raise
+
+    async def once(self, work: Work[R], *, timeout_s: float) -> R:
+        """Run one statement or several, and try no second time.
+
+        Args:
+            work: what is not worth waiting for.
+            timeout_s: for all of it.
+
+        Raises:
+            StoreError: it was not done, or not in time; or nobody knows.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._run(work, timeout_s)
+        except KvQueueError:
+            raise
+        except Exception as error:  # noqa: BLE001 because each is told of as what it is to a caller
+            raise store_error(error, self.server) from _bare(error)
 
     async def look(self, work: Work[R]) -> R:
         """As `attempt`, for questions that may take long."""
@@ -218,6 +225,16 @@ class Sessions:
             if not (is_cut(error) or isinstance(error, asyncio.CancelledError)):
                 await transaction.execute(sql.ROLLBACK)
             raise
+
+    async def _run(self, work: Work[R], timeout_s: float | None) -> R:
+        async with self._session(timeout_s) as session:
+            if not self._is_pooled:
+                return await work(session)
+            await self._begin(session)
+            try:
+                return await work(session)
+            finally:
+                await session.execute(sql.COMMIT)
 
     async def _patiently(self, once: Callable[[], Awaitable[R]]) -> R:
         began = time.monotonic()
