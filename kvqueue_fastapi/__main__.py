@@ -1,4 +1,4 @@
-"""The command line: `python -m kvqueue_fastapi`."""
+"""The command line: `python -m kvqueue_fastapi`, which is `kvqueue`."""
 
 import sys
 

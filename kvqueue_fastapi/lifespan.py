@@ -43,7 +43,7 @@ class Runtime:
         kv: the caller's face of the key-value store.
         admin: the keeper's face.
         injector: the container that holds them.
-        types: the message types that have a handler here, once it has started.
+        types: the message types that are handled here, once it has started.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class Runtime:
         self._settings = settings
         self._consumers = tuple(consumers)
         self.types: tuple[str, ...] = ()
+        self._only: tuple[str, ...] | None = None
 
     @property
     def settings(self) -> KvQueueSettings:
@@ -81,6 +82,13 @@ class Runtime:
             pydantic.ValidationError: a value is outside the limits of its setting.
         """
         self._settings = overruled(self._settings, chosen)
+
+    def handle_only(self, types: Iterable[str]) -> None:
+        """Have it start with the handlers of these message types alone, in this process.
+
+        What others take is still checked when it is sent.
+        """
+        self._only = tuple(dict.fromkeys(types))
 
     def within(self, injector: Injector) -> "Runtime":
         """Give the same queue as seen from a container that may be a child of its own."""
@@ -122,9 +130,11 @@ class Runtime:
         table = await collect_handlers(
             self.injector, self._consumers, self.queue.callbacks, warn=listens
         )
+        self._handle.adapter_of = table.adapter_of
+        if self._only is not None:
+            table = table.only(self._only)
         self.types = table.types
         store = self._handle.store
-        self._handle.adapter_of = table.adapter_of
         parts = (store, table, self._settings, self._sender, self._redaction, self._hooks)
         self._handle.drain = lambda: Drain(*parts).run()
         listener = Listener(*parts)

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
@@ -35,6 +36,9 @@ class Worker:
         target: an app with a `KvQueueModule`, whose own lifespan then runs as in the web process;
             or such a module by itself.
         concurrency: messages handled at once in this process; None: the setting.
+        types: the message types that are handled in this process; None: all that have a handler.
+            Others are left, whatever the setting `unhandled` says.
+        url: of another store than that of the app; None: that of the app.
 
     Raises:
         NotInstalledError: the app has no queue.
@@ -42,12 +46,24 @@ class Worker:
         pydantic.ValidationError: `concurrency` is outside its limits.
     """
 
-    def __init__(self, target: FastAPI | KvQueueModule, *, concurrency: int | None = None) -> None:
+    def __init__(
+        self,
+        target: FastAPI | KvQueueModule,
+        *,
+        concurrency: int | None = None,
+        types: Sequence[str] | None = None,
+        url: str | None = None,
+    ) -> None:
         self._target = target
-        self._runtime = _runtime_of(target)
+        self._runtime = runtime_of(target)
         self._runtime.overrule(listen=True)
         if concurrency is not None:
             self._runtime.overrule(concurrency=concurrency)
+        if url is not None:
+            self._runtime.overrule(url=url)
+        if types is not None:
+            self._runtime.overrule(unhandled="leave")
+            self._runtime.handle_only(types)
         self._asked_to_stop = False
 
     def run(self) -> None:
@@ -58,6 +74,7 @@ class Worker:
         when it has drained, the process ends within `LINGER_S`, whatever threads run on.
 
         Raises:
+            InvalidOptionError: nobody handles one of `types`; it names those that are handled.
             Exception: the start or the shutdown failed.
         """
         asyncio.run(self._work())
@@ -111,7 +128,13 @@ class Worker:
         log.info("Worker %d listens at %s to %s%s", os.getpid(), where, named, more)
 
 
-def _runtime_of(target: FastAPI | KvQueueModule) -> Runtime:
+def runtime_of(target: FastAPI | KvQueueModule) -> Runtime:
+    """Give the queue of an app that a `KvQueueModule` is installed on, or of such a module.
+
+    Raises:
+        NotInstalledError: the app has no queue.
+        KvQueueError: another module came later in the container and won.
+    """
     if isinstance(target, KvQueueModule):
         return target.runtime()
     runtime = getattr(target.state, STATE_KEY, None)

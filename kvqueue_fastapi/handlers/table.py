@@ -1,7 +1,7 @@
 """The handlers of this process: one a message type, ready to be called."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from pydantic import TypeAdapter
 
-from kvqueue_fastapi.errors import HandlerError
+from kvqueue_fastapi.errors import HandlerError, InvalidOptionError, shown
 from kvqueue_fastapi.handlers.marks import Mark, describe, is_async_function, refuse_unfit
 from kvqueue_fastapi.message import Message
 
@@ -187,6 +187,22 @@ class HandlerTable:
     def types(self) -> tuple[str, ...]:
         """The types that this process handles, in the order in which they were added."""
         return tuple(self._handlers)
+
+    def only(self, types: Iterable[str]) -> "HandlerTable":
+        """Give the handlers of some of the types, as a table of their own.
+
+        Raises:
+            InvalidOptionError: nobody here handles one of them.
+        """
+        chosen = HandlerTable(self.resolve, self.request_scope)
+        for message_type in types:
+            handler = self.get(message_type)
+            if handler is None:
+                there = ", ".join(self.types) or "none"
+                msg = f"Nobody here handles {shown(message_type)}. Handled are: {there}."
+                raise InvalidOptionError(msg)
+            chosen.add(handler)
+        return chosen
 
     def __iter__(self) -> Iterator[Handler]:
         return iter(self._handlers.values())

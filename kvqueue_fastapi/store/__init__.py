@@ -9,6 +9,7 @@ from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.backups import Progress, StoreBackup
 from kvqueue_fastapi.store.base import AnyStore, Clock
 from kvqueue_fastapi.store.copies import CopySource, CopyTarget
+from kvqueue_fastapi.store.surveys import StoreSurvey
 
 __all__ = [
     "AnyStore",
@@ -17,6 +18,7 @@ __all__ = [
     "open_copy_target",
     "open_store",
     "restore",
+    "survey_store",
 ]
 
 POSTGRES_SCHEMES: Final = ("postgresql://", "postgres://")
@@ -76,6 +78,23 @@ async def open_copy_target(url: str, settings: KvQueueSettings) -> CopyTarget:
     from kvqueue_fastapi.store.sqlite.copies import SqliteTarget  # noqa: PLC0415
 
     return await SqliteTarget.open_with(url, settings)
+
+
+async def survey_store(url: str, settings: KvQueueSettings) -> StoreSurvey:
+    """Look at the store that a URL names from outside: nothing is made, and nothing changes.
+
+    Raises:
+        InvalidOptionError: the URL names no engine, or ":memory:", or one that is not installed.
+        StoreError: what is there cannot be read.
+    """
+    if url.startswith(POSTGRES_SCHEMES):
+        _postgres()
+        from kvqueue_fastapi.store.postgres.survey import survey as on_server  # noqa: PLC0415
+
+        return await on_server(url, settings)
+    from kvqueue_fastapi.store.sqlite.survey import survey as of_file  # noqa: PLC0415
+
+    return await of_file(url)
 
 
 def back_up(url: str, target: Path, progress: Progress) -> StoreBackup:

@@ -1,104 +1,30 @@
-"""The command line: what is asked for, and what is wrong with it."""
+"""The app that a command line names as module:app."""
 
 import importlib
 import inspect
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any
 
 from fastapi import FastAPI
-from pydantic import ValidationError
 
-from kvqueue_fastapi.errors import KvQueueError
+from kvqueue_fastapi.cli.exits import WrongCommandError
 from kvqueue_fastapi.module import KvQueueModule
-from kvqueue_fastapi.settings import KvQueueSettings, overruled
-from kvqueue_fastapi.worker import Worker
-
-INTERRUPTED: Final = 130
-"""The exit code of a process that Ctrl+C has ended."""
 
 
-class WrongCommandError(Exception):
-    """The command cannot be carried out as it was given; the text says what to write."""
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out a command line.
+def app_of(target: str, directory: Path, *, is_factory: bool = False) -> FastAPI | KvQueueModule:
+    """Import what is named.
 
     Args:
-        arguments: without the program's name; None: those of this process.
-
-    Returns:
-        The exit code: 0, or 130 where Ctrl+C came before there was anything to stop.
+        target: "module:app"; the app may be an attribute of an attribute.
+        directory: where the module is looked for first.
+        is_factory: whether it is a function that makes the app.
 
     Raises:
-        SystemExit: with 2, after a message, where the command is wrong; with 0 after `--help`.
-        Exception: the app's own code failed.
+        WrongCommandError: it is not there, or neither an app nor a module.
+        Exception: the module's own code failed.
     """
-    parser = ArgumentParser(prog="python -m kvqueue_fastapi")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    worker = commands.add_parser(
-        "worker",
-        help="handle the messages of an app, without HTTP",
-        description="Handle the messages of an app's queue in a process of its own, without HTTP, "
-        "until SIGTERM or SIGINT.",
-    )
-    _add_arguments(worker)
-    chosen = parser.parse_args(arguments)
-    try:
-        return _work(chosen)
-    except WrongCommandError as error:
-        worker.error(str(error))
-    except KeyboardInterrupt:
-        return INTERRUPTED
-
-
-def _add_arguments(worker: ArgumentParser) -> None:
-    worker.add_argument(
-        "target",
-        metavar="module:app",
-        help="a FastAPI app that a KvQueueModule is installed on, or a KvQueueModule",
-    )
-    worker.add_argument(
-        "--factory", action="store_true", help="module:app is a function that makes the app"
-    )
-    worker.add_argument(
-        "--app-dir",
-        default=".",
-        metavar="DIRECTORY",
-        help="where the module is looked for first (default: the current directory)",
-    )
-    worker.add_argument(
-        "--concurrency",
-        type=_concurrency,
-        metavar="N",
-        help="messages handled at once in this process (default: the setting of the app)",
-    )
-
-
-def _concurrency(text: str) -> int:
-    try:
-        return overruled(KvQueueSettings.model_construct(), {"concurrency": text}).concurrency
-    except ValidationError as error:
-        msg = f"{text!r} is not allowed: {error.errors()[0]['msg']}"
-        raise ArgumentTypeError(msg) from error
-
-
-def _work(chosen: Namespace) -> int:
-    target = _found(chosen.target, Path(chosen.app_dir), is_factory=chosen.factory)
-    try:
-        worker = Worker(target, concurrency=chosen.concurrency)
-    except KvQueueError as error:
-        msg = f"{chosen.target}: {error}"
-        raise WrongCommandError(msg) from error
-    worker.run()
-    return 0
-
-
-def _found(target: str, directory: Path, *, is_factory: bool) -> FastAPI | KvQueueModule:
     name, _, path = target.partition(":")
     if "/" in name or name.endswith(".py"):
         msg = f"{name!r} is a file. Name the module as an import does, such as shop:app."
@@ -129,7 +55,7 @@ def _imported(name: str, directory: Path) -> ModuleType:
             raise
         msg = (
             f"There is no module {name!r} in {directory}, nor is it installed. Start where it is, "
-            "or name its directory by --app-dir."
+            "or name its directory by --app-dir (worker) or PYTHONPATH."
         )
         raise WrongCommandError(msg) from error
 

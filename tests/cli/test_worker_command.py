@@ -2,35 +2,13 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from kvqueue_fastapi.cli import main
+from tests.cli.bench import Bench, Ran
 
-SHOP = """
-from fastapi import FastAPI
-from kvqueue_fastapi import KvQueueModule, on_queue_message
-
-@on_queue_message("order.created")
-async def pack(order: int) -> None: ...
-
-app = FastAPI()
-queue_module = KvQueueModule("orders.db", consumers=[pack])
-queue_module.install(app)
-bare = FastAPI()
-wrapped = lambda scope, receive, send: app(scope, receive, send)
-number = 7
-
-def create_app() -> FastAPI:
-    return app
-
-def create_nothing() -> None: ...
-
-async def create_later() -> FastAPI:
-    return app
-"""
 STARTS = """
 import logging, os, signal
 from contextlib import asynccontextmanager
@@ -43,23 +21,16 @@ async def lifespan(_app):
     yield
 
 @on_queue_message("order.created")
-async def pack() -> None: ...
+async def pack() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+@on_queue_message("mail.send")
+async def mail() -> None: ...
 
 app = FastAPI(lifespan=lifespan)
-KvQueueModule("orders.db", consumers=[pack]).install(app)
+KvQueueModule("orders.db", consumers=[pack, mail]).install(app)
 """
 STOP = "os.kill(os.getpid(), signal.SIGTERM)"
-
-
-@pytest.fixture
-def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    (tmp_path / "cli_shop.py").write_text(SHOP)
-    for name in [name for name in os.environ if name.startswith("KVQUEUE_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    yield tmp_path
-    sys.modules.pop("cli_shop", None)
 
 
 # --- wrong commands ---
@@ -95,40 +66,68 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
         ),
         ("cli_shop:bare", r"cli_shop:bare: This app has no queue\. Call queue_module\.install\("),
         ("cli_shop:app --app-dir gone", r"There is no directory /.*/gone\. Name the one that has"),
-        ("cli_shop:app --concurrency 0", r"--concurrency: '0' is not allowed: .* or equal to 1"),
-        ("cli_shop:app --concurrency few", r"--concurrency: 'few' is not allowed: .*integer"),
-        ("", r"the following arguments are required: module:app"),
+        ("cli_shop:app --concurrency 0", r"'--concurrency': '0' is not allowed: .* or equal to 1"),
+        ("cli_shop:app --concurrency few", r"'--concurrency': 'few' is not allowed: .*integer"),
+        ("", r"Missing argument 'module:app'\. See `kvqueue worker --help`\."),
     ],
 )
 def test_wrong_command_says_what_to_write(
-    directory: Path, capsys: pytest.CaptureFixture[str], arguments: str, says: str
+    kvqueue: Callable[..., Ran], arguments: str, says: str
 ) -> None:
-    with pytest.raises(SystemExit) as ending:
-        main(["worker", *arguments.split()])
+    ran = kvqueue("worker", *arguments.split())
 
-    assert ending.value.code == 2
-    usage, _, error = capsys.readouterr().err.partition("worker: error: ")
-    assert usage.startswith("usage: python -m kvqueue_fastapi worker ")
-    assert re.search(says, error), error
+    assert (ran.code, ran.out) == (2, "")
+    assert re.match(r"kvqueue: .+\n\Z", ran.err)
+    assert re.search(says, ran.err), ran.err
 
 
-def test_without_a_command_the_commands_are_told(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ending:
-        main([])
+def test_without_a_command_the_commands_are_told(kvqueue: Callable[..., Ran]) -> None:
+    ran = kvqueue()
 
-    assert ending.value.code == 2
-    assert "arguments are required: COMMAND" in capsys.readouterr().err
+    assert ran.code == 2
+    for command in ("ls", "show", "send", "dead", "worker", "migrate", "copy"):
+        assert re.search(rf"^. {command} ", ran.out, re.MULTILINE), command
 
 
 # --- in a process ---
 
 
-def run(directory: Path, text: str, *options: str) -> subprocess.CompletedProcess[str]:
+def run(
+    directory: Path, text: str, *options: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
     (directory / "cli_starts.py").write_text(text)
     command = [sys.executable, "-m", "kvqueue_fastapi", "worker", "cli_starts:app", *options]
     return subprocess.run(
-        command, cwd=directory, capture_output=True, text=True, timeout=30, check=False
+        command,
+        cwd=directory,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
+
+
+def test_type_that_nobody_handles_is_refused_with_those_there_are(directory: Path) -> None:
+    ended = run(directory, STARTS.format(startup="pass"), "--types", "order.created,nobodys")
+
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        "kvqueue: Nobody here handles 'nobodys'. Handled are: order.created, mail.send.\n"
+    )
+
+
+def test_worker_handles_the_types_that_it_is_told_alone(directory: Path, bench: Bench) -> None:
+    mail, other_mail, order = bench.send(("mail.send", 1), ("mail.send", 2), ("order.created", 3))
+    environment = {"KVQUEUE_UNHANDLED": "fail"}
+
+    ended = run(directory, STARTS.format(startup="pass"), "--types", "order.created", **environment)
+
+    assert ended.returncode == 0, ended.stderr
+    assert [message.id for message in bench.messages()] == [mail, other_mail]
+    assert bench.message(order) is None
+    assert bench.dead_letters() == []
+    assert " listens at orders.db to order.created\n" in ended.stderr
 
 
 def test_wrong_command_ends_without_a_traceback(directory: Path) -> None:
@@ -172,7 +171,7 @@ def test_signal_during_the_start_stops_it_when_it_has_started(directory: Path) -
     assert [line.split(" ", 2)[2] for line in lines] == [
         re.sub(r"\d+", lines[0].split("Worker ")[1].split()[0], line)
         for line in (
-            "INFO kvqueue_fastapi: Worker 0 listens at orders.db to order.created",
+            "INFO kvqueue_fastapi: Worker 0 listens at orders.db to order.created, mail.send",
             "INFO kvqueue_fastapi: Worker 0 stopped",
         )
     ]

@@ -1,0 +1,35 @@
+"""The `kvqueue` command: an operator's view of a queue, over its public faces."""
+
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+_EXTRA: Final = ("typer", "rich")
+_WRONG: Final = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carry out a command line.
+
+    Args:
+        arguments: without the program's name; None: those of this process.
+
+    Returns:
+        The exit code: 0 where all is well, 1 where what was asked for could not be done or a
+        problem was found, 2 where the command line is wrong or the extra `cli` is not
+        installed, 130 after Ctrl+C. What is wrong is said on stderr.
+
+    Raises:
+        Exception: the app's own code failed, in a worker.
+    """
+    try:
+        from kvqueue_fastapi.cli.application import run  # noqa: PLC0415 because it needs the extra
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRA:
+            raise
+        sys.stderr.write(
+            f"kvqueue needs {error.name}, which is not installed. Run "
+            "pip install 'kvqueue_fastapi[cli]'.\n"
+        )
+        return _WRONG
+    return run(sys.argv[1:] if arguments is None else arguments)

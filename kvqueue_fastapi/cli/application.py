@@ -1,0 +1,89 @@
+"""The command line as a whole: its commands, and what becomes of their errors."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+import typer
+from pydantic import ValidationError
+from typer.main import get_command
+
+from kvqueue_fastapi.cli import (
+    copies,
+    dead_letters,
+    messages,
+    migrations,
+    pauses,
+    sending,
+    worker,
+)
+from kvqueue_fastapi.cli.exits import EXITS, FAILED, FINE, WRONG, FailedError, WrongCommandError
+from kvqueue_fastapi.cli.texts import visible
+from kvqueue_fastapi.errors import InvalidOptionError, KvQueueError
+
+NAME: Final = "kvqueue"
+_WRONG: Final = (typer.TyperException, WrongCommandError, InvalidOptionError, ValidationError)
+_FAILED: Final = (FailedError, KvQueueError)
+
+
+def application() -> typer.Typer:
+    """Make the command with all that it can do."""
+    app = typer.Typer(
+        name=NAME,
+        help="Look into a queue of kvqueue_fastapi and put it right, or work for one.\n\n"
+        "The store is --url, or KVQUEUE_URL, or kvqueue.db. Tables are for people; --json is for "
+        "programs, one object a line.",
+        epilog=EXITS,
+        no_args_is_help=True,
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for family in (
+        messages,
+        sending,
+        dead_letters,
+        pauses,
+        worker,
+        migrations,
+        copies,
+    ):
+        family.add_to(app)
+    return app
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out a command line; see `kvqueue_fastapi.cli.main`."""
+    # Not by calling the app, because that changes how this process shows any traceback.
+    command = get_command(application())
+    try:
+        ended: Any = command.main(list(arguments), prog_name=NAME, standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read it has seen enough. Nothing more may be written at the exit, either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except (*_WRONG, *_FAILED) as error:
+        if problem := _problem(error):
+            sys.stderr.write(f"{NAME}: {visible(problem)}\n")
+        return WRONG if isinstance(error, _WRONG) else FAILED
+    return ended if isinstance(ended, int) else FINE
+
+
+def _problem(error: Exception) -> str:
+    if isinstance(error, typer.TyperException):
+        if not error.format_message():  # the help was shown instead
+            return ""
+        context = getattr(error, "ctx", None)
+        where = NAME if context is None else context.command_path
+        return f"{error.format_message()} See `{where} --help`."
+    return _settings_problem(error) if isinstance(error, ValidationError) else str(error)
+
+
+def _settings_problem(error: ValidationError) -> str:
+    # Without the values, because a URL has a password.
+    problems = (
+        f"KVQUEUE_{'_'.join(map(str, one['loc'])).upper()}: {one['msg']}"
+        for one in error.errors(include_url=False, include_context=False, include_input=False)
+    )
+    return f"{'; '.join(problems)}. Put it right in the environment or on the command line."

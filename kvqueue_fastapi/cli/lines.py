@@ -1,0 +1,124 @@
+"""A file of messages, one JSON object a line."""
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from typing import IO, Any, Final, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from kvqueue_fastapi.cli.exits import FailedError, WrongCommandError
+from kvqueue_fastapi.cli.payloads import STDIN
+from kvqueue_fastapi.errors import KvQueueError, shown
+from kvqueue_fastapi.outgoing import OutgoingMessage, SendOptions, prepare
+from kvqueue_fastapi.settings import KvQueueSettings
+
+_IN_MEMORY_BYTES: Final = 16 * 1024 * 1024
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    type: str
+    data: Any = None
+    delay: float = 0
+    backoff_schedule: list[float] | None = None
+    keys_if_undelivered: list[list[str | int | float | bool]] = []
+    idempotency_key: str | None = None
+    ordering_key: str | None = None
+    priority: int = 0
+    headers: dict[str, str] | None = None
+
+
+class Line(NamedTuple):
+    """A message, and the number of its line, from 1."""
+
+    number: int
+    message: OutgoingMessage
+
+
+@contextmanager
+def opened(path: str) -> Generator[IO[str]]:
+    """Open a file of messages, or stdin where the path is "-", to be read more than once.
+
+    Raises:
+        WrongCommandError: it cannot be opened.
+    """
+    if path == STDIN:
+        with tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES, "w+", encoding="utf-8") as copy:
+            shutil.copyfileobj(sys.stdin, copy)
+            copy.seek(0)
+            yield copy
+        return
+    try:
+        file = open(path, encoding="utf-8")  # noqa: PTH123, SIM115 because it is closed below
+    except OSError as error:
+        msg = f"{path} cannot be read: {error.strerror}. Name a file of messages, or - for stdin."
+        raise WrongCommandError(msg) from error
+    with file:
+        yield file
+
+
+def checked(lines: Iterable[str], settings: KvQueueSettings) -> int:
+    """Count the messages, each of which could be sent by itself.
+
+    Raises:
+        FailedError: one could not be; the text names its line.
+    """
+    count = 0
+    for line in messages(lines):
+        one = line.message
+        try:
+            prepare(one.type, one.data, one.options, settings, _anything)
+        except KvQueueError as error:
+            raise at_line(line.number, str(error), "Nothing was sent.") from error
+        count += 1
+    return count
+
+
+def messages(lines: Iterable[str]) -> Iterator[Line]:
+    """Read messages; empty lines are passed over.
+
+    Raises:
+        FailedError: a line is none; the text names it.
+    """
+    try:
+        for number, text in enumerate(lines, 1):
+            if text.strip():
+                yield Line(number, _message(number, text))
+    except UnicodeDecodeError as error:
+        msg = f"The file is no UTF-8: {error}. Nothing was sent."
+        raise FailedError(msg) from error
+
+
+def at_line(number: int, problem: str, then: str) -> FailedError:
+    """The error of one line."""
+    return FailedError(f"Line {number}: {problem} {then}")
+
+
+def _message(number: int, text: str) -> OutgoingMessage:
+    try:
+        line = _Line.model_validate(json.loads(text))
+    except ValidationError as error:
+        raise at_line(number, _problems(error), "Nothing was sent.") from None
+    except (ValueError, RecursionError) as error:
+        problem = f"{shown(text.strip())} is no JSON object: {error}."
+        raise at_line(number, problem, "Nothing was sent.") from error
+    options = line.model_dump(exclude={"type", "data"}, exclude_unset=True)
+    if "keys_if_undelivered" in options:
+        options["keys_if_undelivered"] = [tuple(key) for key in line.keys_if_undelivered]
+    return OutgoingMessage(line.type, line.data, SendOptions(**options))
+
+
+def _problems(error: ValidationError) -> str:
+    return " ".join(
+        f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}."
+        for one in error.errors(include_url=False, include_context=False, include_input=False)
+    )
+
+
+def _anything(_message_type: str) -> None:
+    return None

@@ -1,0 +1,40 @@
+"""`kvqueue pause` and `resume`: whether a type is claimed."""
+
+from typing import Annotated, TypeAlias
+
+import typer
+
+from kvqueue_fastapi.cli.exits import EXITS
+from kvqueue_fastapi.cli.options import Json, Url
+from kvqueue_fastapi.cli.output import Output
+from kvqueue_fastapi.cli.stores import Place, completed
+
+Type: TypeAlias = Annotated[str, typer.Argument(metavar="TYPE")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("pause", epilog=EXITS)(_pause)
+    app.command("resume", epilog=EXITS)(_resume)
+
+
+def _pause(message_type: Type, *, url: Url = None, as_json: Json = False) -> None:
+    """Stop handling a type, in every process, until it is resumed. Running handlers finish."""
+    completed(_set(Place(url), message_type, Output(as_json=as_json), paused=True))
+
+
+def _resume(message_type: Type, *, url: Url = None, as_json: Json = False) -> None:
+    """Handle a type again."""
+    completed(_set(Place(url), message_type, Output(as_json=as_json), paused=False))
+
+
+async def _set(place: Place, message_type: str, output: Output, *, paused: bool) -> None:
+    async with place.opened() as runtime:
+        change = runtime.admin.pause if paused else runtime.admin.resume
+        await change(message_type)
+    if output.as_json:
+        output.record({"type": message_type, "paused": paused})
+    elif paused:
+        output.say(f"{message_type} is paused in every process, until: kvqueue resume …")
+    else:
+        output.say(f"{message_type} is handled again.")

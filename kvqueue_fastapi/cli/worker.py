@@ -1,0 +1,83 @@
+"""`kvqueue worker module:app`: a process that only listens."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from kvqueue_fastapi.cli.apps import app_of
+from kvqueue_fastapi.cli.exits import EXITS, WrongCommandError
+from kvqueue_fastapi.errors import KvQueueError
+from kvqueue_fastapi.settings import KvQueueSettings, overruled
+from kvqueue_fastapi.worker import Worker
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("worker", epilog=EXITS)(_work)
+
+
+def _concurrency(text: str) -> int:
+    try:
+        return overruled(KvQueueSettings.model_construct(), {"concurrency": text}).concurrency
+    except ValidationError as error:
+        msg = f"{text!r} is not allowed: {error.errors()[0]['msg']}"
+        raise typer.BadParameter(msg) from error
+
+
+def _work(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="module:app",
+            help="A FastAPI app that a KvQueueModule is installed on, or a KvQueueModule.",
+        ),
+    ],
+    *,
+    factory: Annotated[
+        bool, typer.Option("--factory", help="module:app is a function that makes the app.")
+    ] = False,
+    app_dir: Annotated[
+        Path,
+        typer.Option(metavar="DIRECTORY", help="Where the module is looked for first."),
+    ] = Path(),
+    concurrency: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            parser=_concurrency,
+            help="Messages handled at once in this process. [dim]\\[default: as the app says][/]",
+        ),
+    ] = None,
+    types: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TYPE[,TYPE]...",
+            help="Handle only these message types in this process; may be given several times.",
+        ),
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Another store than that of the app.")
+    ] = None,
+) -> None:
+    """Handle the messages of an app's queue in a process of its own, without HTTP.
+
+    It runs until SIGTERM or SIGINT: then it gives its handlers the time that the app gives
+    them. A second signal ends it at once.
+    """
+    found = app_of(target, app_dir, is_factory=factory)
+    try:
+        worker = Worker(found, concurrency=concurrency, types=_types(types), url=url)
+    except KvQueueError as error:
+        msg = f"{target}: {error}"
+        raise WrongCommandError(msg) from error
+    worker.run()
+
+
+def _types(given: Sequence[str] | None) -> list[str] | None:
+    if not given:
+        return None
+    types = [one.strip() for text in given for one in text.split(",")]
+    return [one for one in types if one]
