@@ -12,10 +12,14 @@ from typer.main import get_command
 from kvqueue_fastapi.cli import (
     copies,
     dead_letters,
+    doctor,
+    health,
+    listeners,
     messages,
     migrations,
     pauses,
     sending,
+    stats,
     worker,
 )
 from kvqueue_fastapi.cli.exits import EXITS, FAILED, FINE, WRONG, FailedError, WrongCommandError
@@ -40,11 +44,15 @@ def application() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     for family in (
+        stats,
         messages,
         sending,
         dead_letters,
         pauses,
+        listeners,
         worker,
+        health,
+        doctor,
         migrations,
         copies,
     ):
@@ -76,7 +84,7 @@ def _problem(error: Exception) -> str:
             return ""
         context = getattr(error, "ctx", None)
         where = NAME if context is None else context.command_path
-        return f"{error.format_message()} See `{where} --help`."
+        return f"{error.format_message().rstrip('.')}. See `{where} --help`."
     return _settings_problem(error) if isinstance(error, ValidationError) else str(error)
 
 

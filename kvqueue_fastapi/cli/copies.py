@@ -14,6 +14,8 @@ from kvqueue_fastapi.cli.stores import completed
 from kvqueue_fastapi.cli.tables import Column
 from kvqueue_fastapi.copying import CopyProgress, StoreCopy, copy_store
 from kvqueue_fastapi.redaction import shown_url
+from kvqueue_fastapi.settings import KvQueueSettings
+from kvqueue_fastapi.store import survey_store
 
 COLUMNS: Final = (Column("WHAT"), Column("COPIED", is_number=True))
 
@@ -65,6 +67,9 @@ def _copy(
 
 
 async def _with_bars(source: str, target: str) -> StoreCopy:
+    # A server that is away is told before the patience of a copy ends.
+    for url in (source, target):
+        await survey_store(url, KvQueueSettings())
     with bars() as progress:
         return await copy_store(source, target, progress=Bars(progress).advance)
 

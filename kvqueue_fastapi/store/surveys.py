@@ -16,7 +16,7 @@ class StoreSurvey:
         known_schema: that of the last one that this code knows.
         lacking: rights that this user does not have, in words.
         clock_ahead_s: how far the engine's clock is ahead of this process's; SQLite has no other.
-        is_readable_by_others: whether other users of the machine may read the file.
+        is_open_to_others: whether every user of the machine may read the file or write to it.
         wal_bytes: what is in the write-ahead log of the file beside it.
         most_connections: what the server takes.
     """
@@ -29,6 +29,6 @@ class StoreSurvey:
     known_schema: int
     lacking: tuple[str, ...] = ()
     clock_ahead_s: float = 0.0
-    is_readable_by_others: bool = False
+    is_open_to_others: bool = False
     wal_bytes: int = 0
     most_connections: int | None = None

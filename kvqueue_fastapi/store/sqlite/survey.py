@@ -19,7 +19,7 @@ from kvqueue_fastapi.store.surveys import StoreSurvey
 
 _PATIENCE_OF_S: Final = 30.0
 """Of a process with such leases."""
-_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+_OTHERS: Final = stat.S_IRWXO
 
 
 async def survey(url: str) -> StoreSurvey:
@@ -50,7 +50,7 @@ def _survey(path: str) -> StoreSurvey:
         schema=schema,
         known_schema=load_migrations(PACKAGE)[-1].number,
         lacking=tuple(_lacking(path)),
-        is_readable_by_others=_mode_of(path) & _OTHERS != 0,
+        is_open_to_others=_mode_of(path) & _OTHERS != 0,
         wal_bytes=_size_of(f"{path}-wal"),
     )
 

@@ -1,0 +1,1 @@
+"""What `kvqueue doctor` looks for, each from records that it is given."""
