@@ -25,10 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from kvqueue_fastapi.cli.application import run  # noqa: PLC0415 because it needs the extra
     except ModuleNotFoundError as error:
-        if error.name not in _EXTRA:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _EXTRA:
             raise
         sys.stderr.write(
-            f"kvqueue needs {error.name}, which is not installed. Run "
+            f"kvqueue needs {missing}, which is not installed. Run "
             "pip install 'kvqueue_fastapi[cli]'.\n"
         )
         return _WRONG

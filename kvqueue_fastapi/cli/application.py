@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from typer.main import get_command
 
 from kvqueue_fastapi.cli import (
+    backups,
     copies,
     dead_letters,
     doctor,
@@ -55,6 +56,7 @@ def application() -> typer.Typer:
         doctor,
         migrations,
         copies,
+        backups,
     ):
         family.add_to(app)
     return app

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 import typer
 from rich.progress import Progress, TaskID
 
-from kvqueue_fastapi.cli.exits import EXITS
+from kvqueue_fastapi.cli.commands import add
 from kvqueue_fastapi.cli.options import Json
 from kvqueue_fastapi.cli.output import Output
 from kvqueue_fastapi.cli.progress import bars
@@ -22,7 +22,7 @@ COLUMNS: Final = (Column("WHAT"), Column("COPIED", is_number=True))
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("copy", epilog=EXITS)(_copy)
+    add(app, "copy", _copy)
 
 
 class Bars:

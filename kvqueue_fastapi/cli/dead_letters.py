@@ -5,7 +5,8 @@ from typing import Annotated, Any, Final, TypeAlias
 import typer
 
 from kvqueue_fastapi.cli.bulk import DISCARD, REQUEUE, Chosen, do, tell
-from kvqueue_fastapi.cli.exits import EXITS, FINE, WrongCommandError
+from kvqueue_fastapi.cli.commands import add
+from kvqueue_fastapi.cli.exits import FINE, WrongCommandError
 from kvqueue_fastapi.cli.messages import list_pages, show_message
 from kvqueue_fastapi.cli.options import App, Cursor, Json, Limit, Newest, Search, Url, Yes
 from kvqueue_fastapi.cli.output import Output
@@ -15,7 +16,7 @@ from kvqueue_fastapi.search import parse_search
 
 _NONE: Final = "There is no such dead letter."
 
-Ids: TypeAlias = Annotated[list[int] | None, typer.Argument(metavar="[ID]...", show_default=False)]
+Ids: TypeAlias = Annotated[list[int] | None, typer.Argument(metavar="ID", show_default=False)]
 Type: TypeAlias = Annotated[
     str | None, typer.Option("--type", metavar="TYPE", help="All of this message type.")
 ]
@@ -25,10 +26,10 @@ All: TypeAlias = Annotated[bool, typer.Option("--all", help="All of every type."
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     dead = typer.Typer(no_args_is_help=True, help="Dead letters: messages that were given up.")
-    dead.command("ls", epilog=EXITS)(_list)
-    dead.command("show", epilog=EXITS)(_show)
-    dead.command("requeue", epilog=EXITS)(_requeue)
-    dead.command("discard", epilog=EXITS)(_discard)
+    add(dead, "ls", _list)
+    add(dead, "show", _show)
+    add(dead, "requeue", _requeue)
+    add(dead, "discard", _discard)
     app.add_typer(dead, name="dead")
 
 

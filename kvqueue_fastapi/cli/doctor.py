@@ -7,7 +7,8 @@ from typing import Final
 import typer
 from rich.text import Text
 
-from kvqueue_fastapi.cli.exits import EXITS, FAILED, FINE
+from kvqueue_fastapi.cli.commands import add
+from kvqueue_fastapi.cli.exits import FAILED, FINE
 from kvqueue_fastapi.cli.options import App, Json, Url
 from kvqueue_fastapi.cli.output import Output
 from kvqueue_fastapi.cli.stores import Place, completed, surveyed
@@ -34,7 +35,7 @@ _NO_APP: Final = Finding(
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("doctor", epilog=EXITS)(_examine)
+    add(app, "doctor", _examine)
 
 
 def _examine(*, url: Url = None, app: App = None, as_json: Json = False) -> int:

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from kvqueue_fastapi.cli.exits import EXITS, FAILED, FINE, FailedError
+from kvqueue_fastapi.cli.commands import add
+from kvqueue_fastapi.cli.exits import FAILED, FINE, FailedError
 from kvqueue_fastapi.cli.options import Json, Url
 from kvqueue_fastapi.cli.output import Output
 from kvqueue_fastapi.cli.stores import Place, completed
@@ -15,7 +16,7 @@ from kvqueue_fastapi.model import Health
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("health", epilog=EXITS)(_health)
+    add(app, "health", _health)
 
 
 def _health(

@@ -4,7 +4,7 @@ from typing import Final
 
 import typer
 
-from kvqueue_fastapi.cli.exits import EXITS
+from kvqueue_fastapi.cli.commands import add
 from kvqueue_fastapi.cli.options import Json, Url
 from kvqueue_fastapi.cli.output import Output
 from kvqueue_fastapi.cli.stores import Place, completed
@@ -28,7 +28,7 @@ _EMPTY: Final = "Nobody listens. Start the app, or a worker: kvqueue worker modu
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("listeners", epilog=EXITS)(_listeners)
+    add(app, "listeners", _listeners)
 
 
 def _listeners(*, url: Url = None, as_json: Json = False) -> None:

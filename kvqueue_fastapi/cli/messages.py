@@ -5,7 +5,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from kvqueue_fastapi.cli.exits import EXITS, FAILED, FINE, FailedError, WrongCommandError
+from kvqueue_fastapi.cli.commands import add
+from kvqueue_fastapi.cli.exits import FAILED, FINE, FailedError, WrongCommandError
 from kvqueue_fastapi.cli.options import App, Cursor, Json, Limit, Newest, Search, Url
 from kvqueue_fastapi.cli.output import Output
 from kvqueue_fastapi.cli.records import show_all, show_list
@@ -21,9 +22,9 @@ _STATES: Final = ", ".join(state for state in State if state is not State.DEAD)
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("ls", epilog=EXITS)(_list)
-    app.command("show", epilog=EXITS)(_show)
-    app.command("cancel", epilog=EXITS)(_cancel)
+    add(app, "ls", _list)
+    add(app, "show", _show)
+    add(app, "cancel", _cancel)
 
 
 def _list(
@@ -108,7 +109,7 @@ async def show_message(place: Place, message_id: int, output: Output) -> None:
 
 
 def _cancel(
-    message_ids: Annotated[list[int], typer.Argument(metavar="ID...", show_default=False)],
+    message_ids: Annotated[list[int], typer.Argument(metavar="ID", show_default=False)],
     *,
     url: Url = None,
     as_json: Json = False,

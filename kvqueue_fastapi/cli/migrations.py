@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from kvqueue_fastapi.cli.exits import EXITS
+from kvqueue_fastapi.cli.commands import add
 from kvqueue_fastapi.cli.options import Json, Url
 from kvqueue_fastapi.cli.output import Output
 from kvqueue_fastapi.cli.stores import Place, completed, require_store, surveyed
@@ -12,7 +12,7 @@ from kvqueue_fastapi.cli.stores import Place, completed, require_store, surveyed
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("migrate", epilog=EXITS)(_migrate)
+    add(app, "migrate", _migrate)
 
 
 def _migrate(

@@ -39,7 +39,7 @@ Newest: TypeAlias = Annotated[bool, typer.Option("--newest", help="The newest fi
 Search: TypeAlias = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[SEARCH]...",
+        metavar="SEARCH",
         help="Such as type:order.* key:42 error:Timeout, and words of the payload.",
         show_default=False,
     ),

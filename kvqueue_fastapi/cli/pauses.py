@@ -4,7 +4,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from kvqueue_fastapi.cli.exits import EXITS
+from kvqueue_fastapi.cli.commands import add
 from kvqueue_fastapi.cli.options import Json, Url
 from kvqueue_fastapi.cli.output import Output
 from kvqueue_fastapi.cli.stores import Place, completed
@@ -14,8 +14,8 @@ Type: TypeAlias = Annotated[str, typer.Argument(metavar="TYPE")]
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("pause", epilog=EXITS)(_pause)
-    app.command("resume", epilog=EXITS)(_resume)
+    add(app, "pause", _pause)
+    add(app, "resume", _resume)
 
 
 def _pause(message_type: Type, *, url: Url = None, as_json: Json = False) -> None:

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Final, NamedTuple
 
 import typer
 
-from kvqueue_fastapi.cli.exits import EXITS, FailedError, WrongCommandError
+from kvqueue_fastapi.cli.commands import add
+from kvqueue_fastapi.cli.exits import FailedError, WrongCommandError
 from kvqueue_fastapi.cli.lines import Line, at_line, checked, messages, opened
 from kvqueue_fastapi.cli.options import App, Json, Url
 from kvqueue_fastapi.cli.output import Output
@@ -37,13 +38,13 @@ class Range(NamedTuple):
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("send", epilog=EXITS)(_send)
+    add(app, "send", _send)
 
 
 def _send(  # noqa: PLR0913 because they are the options of the command
     message_type: Annotated[str | None, typer.Argument(metavar="TYPE")] = None,
     payload: Annotated[
-        str | None, typer.Argument(metavar="[JSON|-]", help="The payload, or - for stdin.")
+        str | None, typer.Argument(metavar="JSON|-", help="The payload, or - for stdin.")
     ] = None,
     *,
     file: Annotated[

@@ -13,7 +13,7 @@ from rich.text import Text
 from typer.core import TyperCommand
 
 from kvqueue_fastapi.admin import KvQueueAdmin
-from kvqueue_fastapi.cli.exits import EXITS
+from kvqueue_fastapi.cli.commands import add
 from kvqueue_fastapi.cli.options import Json, Url
 from kvqueue_fastapi.cli.output import Output
 from kvqueue_fastapi.cli.stores import Place, completed
@@ -82,7 +82,7 @@ class Watching(TyperCommand):
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("stats", epilog=EXITS, cls=Watching)(_stats)
+    add(app, "stats", _stats, cls=Watching)
 
 
 def _stats(

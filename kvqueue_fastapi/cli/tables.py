@@ -71,7 +71,7 @@ def _widths(
 ) -> dict[int, int]:
     """How wide each column is that is shown, by its place."""
     wanted = {
-        place: max(len(column.title), *(len(plain(row[place])) for row in rows))
+        place: max([len(column.title), *(len(plain(row[place])) for row in rows)])
         for place, column in enumerate(columns)
     }
     places = _fitting(columns, rows, wanted, width)

@@ -8,7 +8,8 @@ import typer
 from pydantic import ValidationError
 
 from kvqueue_fastapi.cli.apps import app_of
-from kvqueue_fastapi.cli.exits import EXITS, WrongCommandError
+from kvqueue_fastapi.cli.commands import add
+from kvqueue_fastapi.cli.exits import WrongCommandError
 from kvqueue_fastapi.errors import KvQueueError
 from kvqueue_fastapi.settings import KvQueueSettings, overruled
 from kvqueue_fastapi.worker import Worker
@@ -16,7 +17,7 @@ from kvqueue_fastapi.worker import Worker
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("worker", epilog=EXITS)(_work)
+    add(app, "worker", _work)
 
 
 def _concurrency(text: str) -> int:

@@ -1,5 +1,6 @@
 """The app of the tests of the command; they copy it to where they run."""
 
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -12,12 +13,10 @@ class Order(BaseModel):
     order_id: int
 
 
-packed: list[int] = []
-
-
 @on_queue_message("order.created")
-async def pack(order: Order) -> None:
-    packed.append(order.order_id)
+def pack(order: Order) -> None:
+    with Path("packed").open("a") as file:
+        file.write(f"{order.order_id}\n")
 
 
 @on_queue_message("mail.send")

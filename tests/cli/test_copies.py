@@ -1,0 +1,133 @@
+"""`kvqueue copy`, `backup` and `restore`."""
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.cli.bench import Bench, Ran
+from tests.copying.pairs import EndedError, ending_at
+from tests.engines import ON_BOTH_ENGINES
+
+Kvqueue = Callable[..., Ran]
+
+
+@ON_BOTH_ENGINES
+def test_a_copy_has_all_of_its_source_and_counts_it(bench: Bench, kvqueue: Kvqueue) -> None:
+    bench.die("n", 1)
+    ids = bench.send(("n", 2), ("m", 3))
+
+    ran = kvqueue("copy", bench.url, "copy.db")
+
+    assert (ran.code, ran.err) == (0, "")
+    assert "messages\t2\ndead letters\t1\nkeys\t0\n" in ran.out
+    assert "Checked, row by row: copy.db has all of it." in ran.out
+    listed = kvqueue("ls", "--json", "--url", "copy.db").records
+    assert [(one["id"], one["data"]) for one in listed] == [(ids[0], 2), (ids[1], 3)]
+
+
+def test_a_copy_tells_its_counts_as_json(bench: Bench, kvqueue: Kvqueue) -> None:
+    bench.send(("n", 2))
+
+    record = kvqueue("copy", bench.url, "copy.db", "--json").record
+
+    assert len(record.pop("digest")) == 64
+    assert record == {
+        "target": "copy.db",
+        "messages": 1,
+        "dead_letters": 0,
+        "keys": 0,
+        "idempotency_keys": 0,
+        "types": 1,
+    }
+
+
+def test_a_copy_that_was_broken_off_goes_on_when_it_is_run_again(
+    bench: Bench, kvqueue: Kvqueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.send(*(("n", number) for number in range(10)))
+    with monkeypatch.context() as patch:
+        patch.setattr("kvqueue_fastapi.copying.SLICE_ROWS", 3)
+        patch.setattr("kvqueue_fastapi.cli.copies.Bars", lambda _progress: _Ending())
+        with pytest.raises(EndedError):
+            kvqueue("copy", bench.url, "copy.db")
+
+    unfinished = kvqueue("ls", "--url", "copy.db")
+    ran = kvqueue("copy", bench.url, "copy.db")
+
+    assert unfinished.code == 1
+    assert "unfinished copy" in unfinished.err
+    assert (ran.code, kvqueue("stats", "--json", "--url", "copy.db").record["ready"]) == (0, 10)
+
+
+class _Ending:
+    """Bars whose window was closed."""
+
+    def __init__(self) -> None:
+        self.advance = ending_at("copy", 2)
+
+
+def test_a_copy_of_nothing_or_onto_something_else_is_refused(
+    bench: Bench, kvqueue: Kvqueue, directory: Path
+) -> None:
+    kvqueue("send", "n", "--create", "--url", "other.db")
+    bench.send(("n", 1))
+
+    from_nothing = kvqueue("copy", "gone.db", "copy.db")
+    onto_another = kvqueue("copy", bench.url, "other.db")
+
+    assert (from_nothing.code, onto_another.code) == (1, 1)
+    assert "gone.db does not exist, so there is nothing to copy" in from_nothing.err
+    assert not (directory / "gone.db").exists()
+    assert not (directory / "copy.db").exists()
+
+
+# --- backup and restore ---
+
+
+def test_what_was_backed_up_can_be_restored(bench: Bench, kvqueue: Kvqueue) -> None:
+    bench.die("n", 1)
+    bench.send(("n", 2))
+
+    backed_up = kvqueue("backup", "backup.db")
+    bench.send(("n", 3))
+    restored = kvqueue("restore", "backup.db", "restored.db", "--json")
+
+    assert backed_up.code == 0
+    assert backed_up.out.startswith("Backed up to ")
+    assert backed_up.out.endswith(": 1 message, 1 dead letter, 0 keys.\n")
+    assert (restored.record["messages"], restored.record["dead_letters"]) == (1, 1)
+    assert restored.record["path"].endswith("restored.db")
+    assert [one["data"] for one in kvqueue("ls", "--json", "--url", "restored.db").records] == [2]
+
+
+def test_what_is_there_is_never_replaced(bench: Bench, kvqueue: Kvqueue) -> None:
+    bench.send(("n", 1))
+    kvqueue("backup", "backup.db")
+
+    over_a_backup = kvqueue("backup", "backup.db")
+    over_a_store = kvqueue("restore", "backup.db", bench.url)
+
+    assert (over_a_backup.code, over_a_store.code) == (2, 2)
+    assert over_a_backup.err.count("\n") == over_a_store.err.count("\n") == 1
+    assert [message.data for message in bench.messages()] == [1]
+
+
+def test_what_is_no_backup_is_not_restored(bench: Bench, kvqueue: Kvqueue, directory: Path) -> None:
+    with closing(sqlite3.connect("other.db")) as connection:
+        connection.execute("CREATE TABLE shopping (thing)")
+
+    ran = kvqueue("restore", "other.db", "restored.db")
+
+    assert ran.code == 1
+    assert ran.err.startswith("kvqueue: ")
+    assert not (directory / "restored.db").exists()
+
+
+def test_backup_of_a_server_is_left_to_its_own_tools(kvqueue: Kvqueue) -> None:
+    ran = kvqueue("backup", "backup.db", "--url", "postgresql://db/shop")
+
+    assert ran.code == 2
+    assert "Use pg_dump and pg_restore" in ran.err

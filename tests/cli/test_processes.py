@@ -1,0 +1,162 @@
+"""The command as a process: its two names, its missing extra, a terminal, Ctrl+C, a broken pipe."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import kvqueue_fastapi
+from tests.cli.bench import Bench, Ran
+from tests.cli.terminal import KVQUEUE, PATIENCE_S, Terminal, piped
+
+Kvqueue = Callable[..., Ran]
+SCRIPT = str(Path(sys.executable).with_name("kvqueue"))
+
+
+# --- names ---
+
+
+def test_the_script_and_the_module_are_the_same_command(bench: Bench) -> None:
+    bench.send(("n", 1))
+
+    by_script, by_module = piped(SCRIPT, "ls", "--json"), piped(*KVQUEUE, "ls", "--json")
+
+    assert by_script.returncode == by_module.returncode == 0
+    assert json.loads(by_script.stdout) == json.loads(by_module.stdout)
+    helps = piped(SCRIPT, "ls", "--help"), piped(*KVQUEUE, "ls", "--help")
+    assert helps[0].stdout == helps[1].stdout
+    assert "Usage: kvqueue ls [OPTIONS] [SEARCH]..." in helps[0].stdout
+    assert "Exit codes: 0 all is well; 1 what was asked for could not be done" in helps[0].stdout
+
+
+@pytest.mark.parametrize("library", ["typer", "rich"])
+def test_without_the_extra_a_line_says_what_to_install(directory: Path, library: str) -> None:
+    hidden = f"import sys; sys.modules[{library!r}] = None"
+    start = f"{hidden}; from kvqueue_fastapi.cli import main; sys.exit(main(['ls']))"
+
+    ran = piped(sys.executable, "-c", start)
+
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr == (
+        f"kvqueue needs {library}, which is not installed. Run "
+        "pip install 'kvqueue_fastapi[cli]'.\n"
+    )
+
+
+def test_the_package_loads_neither_library_by_itself(directory: Path) -> None:
+    start = "import sys, kvqueue_fastapi; print({'typer', 'rich'} & {*sys.modules})"
+
+    assert piped(sys.executable, "-c", start).stdout == "set()\n"
+    assert "main" not in kvqueue_fastapi.__all__
+
+
+# --- on a terminal ---
+
+
+def test_on_a_terminal_it_is_a_table_and_in_a_pipe_it_is_plain(bench: Bench) -> None:
+    bench.send(("order.created", {"id": 7}))
+
+    with Terminal("ls") as terminal:
+        assert terminal.ended() == 0
+    plain = piped(*KVQUEUE, "ls")
+
+    assert "─────" in terminal.text
+    assert "\x1b[" in terminal.raw
+    assert "\t" not in terminal.text
+    assert plain.stdout.startswith("ID\tTYPE\tSTATE\tATTEMPT\tSENT\tKEY\tPAYLOAD\tLAST ERROR\n")
+    assert not {"─", "\x1b"} & set(plain.stdout)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_no_line_of_a_table_is_wider_than_its_terminal(bench: Bench, columns: int) -> None:
+    bench.send(("a.type.with.a.long.name" * 4, {"text": "x" * 300}))
+
+    with Terminal("ls", columns=columns) as listed:
+        assert listed.ended() == 0
+    with Terminal("stats", columns=columns) as counted:
+        assert counted.ended() == 0
+
+    for line in (listed.text + counted.text).splitlines():
+        assert len(line) <= columns
+    # what matters most is there, however narrow it is
+    assert "READY" in counted.text
+    assert ("TREND" in counted.text) == (columns == 200)
+
+
+def test_an_empty_list_says_what_to_do(bench: Bench) -> None:
+    with Terminal("listeners") as terminal:
+        assert terminal.ended() == 0
+
+    assert "Nobody listens. Start the app, or a worker: kvqueue worker module:app" in terminal.text
+
+
+@pytest.mark.parametrize(("answer", "code", "left"), [("n", 1, 2), ("", 1, 2), ("y", 0, 0)])
+def test_what_cannot_be_undone_is_confirmed_with_its_count(
+    bench: Bench, answer: str, code: int, left: int
+) -> None:
+    bench.die("n", 1, 2)
+
+    with Terminal("dead", "discard", "--type", "n") as terminal:
+        terminal.says(lambda text: "Discard 2 dead letters of type n? [y/n] (n)" in text)
+        terminal.answer(f"{answer}\n")
+        assert terminal.ended() == code
+
+    assert len(bench.dead_letters()) == left
+    assert ("Nothing was changed." in terminal.text) == (left > 0)
+
+
+def test_progress_is_shown_on_a_terminal(bench: Bench) -> None:
+    bench.die("n", 1, 2)
+
+    with Terminal("dead", "requeue", "--all", "--yes") as terminal:
+        assert terminal.ended() == 0
+
+    assert re.search(r"Requeue n .*2/2", terminal.text)
+
+
+# --- live ---
+
+
+def test_watched_stats_are_shown_anew_until_ctrl_c(bench: Bench) -> None:
+    with Terminal("stats", "--watch", "0.1") as terminal:
+        terminal.says(lambda text: "0 messages waiting" in text)
+        bench.send(("n", 1))
+        terminal.says(lambda text: "1 message waiting, 0 dead. Ctrl+C ends." in text)
+        terminal.interrupt()
+        assert terminal.ended() == 130
+
+    assert "Traceback" not in terminal.text
+
+
+def test_watched_stats_in_a_pipe_are_a_record_a_line(bench: Bench) -> None:
+    bench.send(("n", 1))
+    command = [*KVQUEUE, "stats", "--json", "--watch"]
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as watching:
+        assert watching.stdout is not None
+        assert watching.stderr is not None
+        lines = [json.loads(watching.stdout.readline()) for _ in range(2)]
+        watching.send_signal(signal.SIGINT)
+        code = watching.wait(PATIENCE_S)
+        said = watching.stderr.read()
+
+    assert [line["ready"] for line in lines] == [1, 1]
+    assert (code, said) == (130, b"")
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly(bench: Bench) -> None:
+    bench.send(*(("n", "x" * 200) for _ in range(2_000)))
+    command = [*KVQUEUE, "ls", "--limit", "2000"]
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as listing:
+        assert listing.stdout is not None
+        assert listing.stderr is not None
+        listing.stdout.readline()
+        listing.stdout.close()
+        listing.wait(PATIENCE_S)
+        assert listing.stderr.read() == b""
