@@ -3,13 +3,18 @@
 import importlib
 import inspect
 import sys
+import traceback
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import typer
 from fastapi import FastAPI
 
-from kvqueue_fastapi.cli.exits import WrongCommandError
+from kvqueue_fastapi.cli.exits import FAILED, WrongCommandError
+from kvqueue_fastapi.errors import KvQueueError
 from kvqueue_fastapi.module import KvQueueModule
 
 
@@ -32,13 +37,35 @@ def app_of(target: str, directory: Path, *, is_factory: bool = False) -> FastAPI
     if not name or not path or name.startswith("."):
         msg = f"{target!r} is no module:app. Name a module and the app in it, such as shop:app."
         raise WrongCommandError(msg)
-    module = _imported(name, directory)
-    found = _attribute(module, path)
-    if is_factory:
-        found = _made(found, target)
+    with traced(target):
+        module = _imported(name, directory)
+        found = _attribute(module, path)
+        if is_factory:
+            found = _made(found, target)
     if not isinstance(found, FastAPI | KvQueueModule):
         raise _no_app(found, target, is_factory=is_factory)
     return found
+
+
+@contextmanager
+def traced(target: str) -> Generator[None]:
+    """Tell of an error of ours that came through the app's own code with its traceback.
+
+    That says where to look; what our own code found by itself is told in one line.
+
+    Raises:
+        typer.Exit: with 1, after it was told.
+    """
+    try:
+        yield
+    except KvQueueError as error:
+        package = target.partition(":")[0].partition(".")[0]
+        frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+        names = (str(frame.f_globals.get("__name__")) for frame in frames)
+        if not any(name.partition(".")[0] == package for name in names):
+            raise
+        traceback.print_exception(error)
+        raise typer.Exit(FAILED) from error
 
 
 def _imported(name: str, directory: Path) -> ModuleType:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from kvqueue_fastapi.cli.apps import app_of
+from kvqueue_fastapi.cli.apps import app_of, traced
 from kvqueue_fastapi.cli.commands import add
 from kvqueue_fastapi.cli.exits import WrongCommandError
 from kvqueue_fastapi.errors import KvQueueError
@@ -74,7 +74,8 @@ def _work(
     except KvQueueError as error:
         msg = f"{target}: {error}"
         raise WrongCommandError(msg) from error
-    worker.run()
+    with traced(target):
+        worker.run()
 
 
 def _types(given: Sequence[str] | None) -> list[str] | None:

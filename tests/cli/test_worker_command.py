@@ -143,6 +143,16 @@ def test_wrong_command_ends_without_a_traceback(directory: Path) -> None:
     [
         ("import no_such_package", "ModuleNotFoundError: No module named 'no_such_package'"),
         (STARTS.format(startup="raise OSError('no pool')"), "OSError: no pool"),
+        (
+            STARTS.format(
+                startup="from kvqueue_fastapi import PayloadError; raise PayloadError(1)"
+            ),
+            "kvqueue_fastapi.errors.PayloadError: 1",
+        ),
+        (
+            "from kvqueue_fastapi import HandlerError\nraise HandlerError('twice')",
+            "kvqueue_fastapi.errors.HandlerError: twice",
+        ),
     ],
 )
 def test_error_in_the_apps_own_code_is_told_with_its_traceback(
@@ -153,6 +163,15 @@ def test_error_in_the_apps_own_code_is_told_with_its_traceback(
     assert ended.returncode == 1
     assert "cli_starts.py" in ended.stderr
     assert ended.stderr.endswith(f"{error}\n")
+
+
+def test_wrong_wiring_is_told_in_a_line(directory: Path) -> None:
+    text = STARTS.format(startup="pass").replace("[pack, mail]", "[pack, pack, mail, int]")
+
+    ended = run(directory, text)
+
+    assert ended.returncode == 1
+    assert re.fullmatch(r"kvqueue: Consumer int has no handler in int\..*\n", ended.stderr)
 
 
 def test_ctrl_c_during_the_import_ends_it_without_a_traceback(directory: Path) -> None:
