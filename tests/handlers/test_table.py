@@ -6,7 +6,7 @@ import pytest
 from injector import Inject
 from pydantic import BaseModel
 
-from kvqueue_fastapi.errors import HandlerError
+from kvqueue_fastapi.errors import HandlerError, InvalidOptionError
 from kvqueue_fastapi.handlers.marks import Mark
 from kvqueue_fastapi.handlers.parameters import plan_parameters
 from kvqueue_fastapi.handlers.table import Handler, HandlerTable, bind_handler
@@ -161,6 +161,18 @@ def test_a_table_finds_handlers_by_type() -> None:
     assert table.get("c") is None
     assert table.types == ("a", "b")
     assert list(table) == [first, second]
+
+
+def test_a_table_of_some_types_has_these_alone() -> None:
+    table = HandlerTable()
+    first, second = bind(payload), bind(nothing, Mark("b"))
+    table.add(first)
+    table.add(second)
+
+    assert list(table.only(["b"])) == [second]
+    assert table.types == ("a", "b")
+    with pytest.raises(InvalidOptionError, match=r"Nobody here handles 'c'\. Handled are: a, b\."):
+        table.only(["a", "c"])
 
 
 def test_two_handlers_of_one_type_are_refused_by_name() -> None:
