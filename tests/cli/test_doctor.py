@@ -1,13 +1,15 @@
 """`kvqueue doctor` and `kvqueue health`."""
 
-import os
+import json
 import re
 import secrets
 import sqlite3
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -22,11 +24,28 @@ from kvqueue_fastapi.store.sqlite.connection import Patience
 from kvqueue_fastapi.store.sqlite.schema import PACKAGE, migrate
 from kvqueue_fastapi.store.surveys import StoreSurvey
 from tests.cli.bench import Bench, Ran
+from tests.cli.terminal import piped
 from tests.copying.pairs import Side
 from tests.engines import ON_BOTH_ENGINES
 
 Kvqueue = Callable[..., Ran]
 NOW_MS = 1_800_000_000_000
+
+AS_NOBODY = """
+import contextlib, io, os, sys
+from kvqueue_fastapi.cli import main
+
+doctor = ["doctor", "--json", "--url", sys.argv[1]]
+# Whatever Python loads on the way is loaded now: nobody may have no right to read it.
+with contextlib.redirect_stdout(io.StringIO()):
+    main(doctor)
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(65_534)
+    os.setuid(65_534)
+sys.exit(main(doctor))
+"""
+"""Started by root, it becomes nobody; by another user, it stays what it is."""
 
 FILE = StoreSurvey(
     where="orders.db", engine="SQLite", version="3.45.1", is_there=True, schema=3, known_schema=3
@@ -135,14 +154,19 @@ def test_network_file_system_is_a_problem(
     ]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everything")
-def test_file_that_may_not_be_written_is_a_problem(bench: Bench, kvqueue: Kvqueue) -> None:
-    Path(bench.url).chmod(0o400)
+def test_file_that_may_not_be_written_is_a_problem(kvqueue: Kvqueue) -> None:
+    # Not in the directory of the tests, because nobody else may look into that.
+    with TemporaryDirectory() as directory:
+        path = Path(directory) / "orders.db"
+        kvqueue("migrate", "--create", "--url", path)
+        Path(directory).chmod(0o777)
+        path.chmod(0o444)
 
-    ran = kvqueue("doctor")
+        ran = piped(sys.executable, "-c", AS_NOBODY, str(path))
 
-    assert ran.code == 1
-    assert f"This user lacks the right to read and write {bench.url}." in found(ran, "problem")
+    problems = [json.loads(line)["what"] for line in ran.stdout.splitlines() if "problem" in line]
+    assert ran.returncode == 1, ran.stderr
+    assert f"This user lacks the right to read and write {path}." in problems
 
 
 def test_file_that_everybody_may_read_is_a_warning(bench: Bench, kvqueue: Kvqueue) -> None:
