@@ -24,14 +24,14 @@ async def get_kv_queue(connection: HTTPConnection) -> KvQueue:
         KvQueueClosedError: it has ended.
         NotInstalledError: no queue was installed.
     """
-    runtime = _runtime(connection)
+    runtime = runtime_of(connection)
     runtime.require_open()
     return runtime.queue
 
 
 async def get_kv(connection: HTTPConnection) -> Kv:
     """Give a route the key-value store of its app; else as `get_kv_queue`."""
-    runtime = _runtime(connection)
+    runtime = runtime_of(connection)
     runtime.require_open()
     return runtime.kv
 
@@ -67,12 +67,17 @@ def _resolver(interface: Any) -> Callable[[HTTPConnection], Awaitable[Any]]:
         return get_kv
 
     async def resolve(connection: HTTPConnection) -> Any:
-        return _runtime(connection).injector.get(interface)
+        return runtime_of(connection).injector.get(interface)
 
     return resolve
 
 
-def _runtime(connection: HTTPConnection) -> Runtime:
+def runtime_of(connection: HTTPConnection) -> Runtime:
+    """Give what a connection's app runs, to the routes of this package.
+
+    Raises:
+        NotInstalledError: no queue was installed.
+    """
     own = getattr(connection.app.state, STATE_KEY, None)
     # The connection's state comes from the lifespan, and reaches mounted apps and websockets.
     runtime = own or connection.scope.get("state", {}).get(STATE_KEY)

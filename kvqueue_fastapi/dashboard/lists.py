@@ -1,0 +1,85 @@
+"""The lists: messages that wait or run, and dead letters."""
+
+from typing import Any, Final
+
+from starlette.responses import RedirectResponse, Response
+
+from kvqueue_fastapi.dashboard.visit import Visit
+from kvqueue_fastapi.dashboard.wording import of_type, url_part
+from kvqueue_fastapi.errors import InvalidOptionError
+from kvqueue_fastapi.model import State
+from kvqueue_fastapi.pages import Page
+from kvqueue_fastapi.search import Search, parse_search
+
+PAGE: Final = 50
+STATES: Final = tuple(state for state in State if state is not State.DEAD)
+_NOTHING: Final = Page((), None)
+
+
+async def messages(visit: Visit) -> Response:
+    """Answer with messages that wait or run, the oldest first."""
+    look = await visit.look()
+    asked = visit.query("state")
+    problem, page = None, _NOTHING
+    try:
+        search = parse_search(visit.query("q"))
+        if State.DEAD in {search.state, asked}:
+            return _to_dead(visit, search)
+        arguments = search.arguments()
+        arguments["state"] = search.state or asked or None
+        page = await visit.admin.messages(**arguments, cursor=_cursor(visit), limit=PAGE)
+    except InvalidOptionError as error:
+        problem = str(error)
+    return visit.page(
+        "messages.html",
+        400 if problem else 200,
+        look=look,
+        state=asked,
+        states={state: sum(getattr(one, state) for one in look.counts) for state in STATES},
+        **_listed(visit, page, problem),
+    )
+
+
+async def dead_letters(visit: Visit) -> Response:
+    """Answer with dead letters, the newest first."""
+    look = await visit.look()
+    problem, page = None, _NOTHING
+    try:
+        arguments = parse_search(visit.query("q")).arguments(with_state=False)
+        cursor = _cursor(visit)
+        page = await visit.admin.dead_letters(**arguments, reverse=True, cursor=cursor, limit=PAGE)
+    except InvalidOptionError as error:
+        problem = str(error)
+    return visit.page(
+        "dead.html",
+        400 if problem else 200,
+        look=look,
+        types=[counts for counts in look.counts if counts.dead],
+        **_listed(visit, page, problem),
+    )
+
+
+def _listed(visit: Visit, page: Page, problem: str | None) -> dict[str, Any]:
+    return {
+        "page": page,
+        "next_cursor": page.next_cursor,
+        "problem": problem,
+        "q": visit.query("q"),
+        "is_later": bool(visit.query("cursor")),
+    }
+
+
+def _cursor(visit: Visit) -> str | None:
+    return visit.query("cursor") or None
+
+
+def _to_dead(visit: Visit, search: Search) -> Response:
+    """Lead to the dead letters, with all of the search but the state."""
+    kind = search.type or search.type_pattern
+    parts = (
+        of_type(kind) if kind else "",
+        f'key:"{search.ordering_key}"' if search.ordering_key else "",
+        f'error:"{search.error}"' if search.error else "",
+        search.text or "",
+    )
+    return RedirectResponse(f"{visit.root}dead?q={url_part(' '.join(filter(None, parts)))}", 303)

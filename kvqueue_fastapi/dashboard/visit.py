@@ -1,0 +1,163 @@
+"""One request to the dashboard, and what every screen needs to answer it."""
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from kvqueue_fastapi.admin import KvQueueAdmin
+from kvqueue_fastapi.dashboard.looks import Look, looks_at
+from kvqueue_fastapi.dashboard.pages import render
+from kvqueue_fastapi.dashboard.protection import HEADERS, keep_token, set_cookie, token_of
+from kvqueue_fastapi.depends import runtime_of
+from kvqueue_fastapi.errors import (
+    KvQueueClosedError,
+    KvQueueError,
+    KvQueueNotStartedError,
+    NotInstalledError,
+    StoreError,
+)
+from kvqueue_fastapi.lifespan import Runtime
+
+NEWS: Final = "kvqueue_dashboard_news"
+MAX_NEWS_CHARACTERS: Final = 1_000
+_LINK: Final = re.compile(r"(messages/-?\d+)?")
+_UNAVAILABLE: Final = (
+    KvQueueNotStartedError,
+    KvQueueClosedError,
+    NotInstalledError,
+    StoreError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """What one `dashboard_router` was told."""
+
+    title: str
+    read_only: bool
+
+    async def answer(self, screen: "Screen", request: Request, root: str) -> Response:
+        """Have a screen answer, or say why it cannot."""
+        visit = Visit(self, request, root, token_of(request))
+        try:
+            visit.runtime = runtime_of(request)
+            visit.runtime.require_open()
+            response = await screen(visit)
+        except KvQueueError as error:
+            response = visit.trouble(error)
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
+        return response
+
+
+class Visit:
+    """One request.
+
+    Attributes:
+        house: what the router was told.
+        request: as it came.
+        root: the relative URL of the overview, so that no prefix has to be known.
+        token: of this browser; see `protection`.
+        runtime: the queue of the app; set before a screen is asked.
+    """
+
+    runtime: Runtime
+
+    def __init__(self, house: House, request: Request, root: str, token: str) -> None:
+        self.house = house
+        self.request = request
+        self.root = root
+        self.token = token
+
+    @property
+    def admin(self) -> KvQueueAdmin:
+        """The keeper's face of the queue."""
+        return self.runtime.admin
+
+    def query(self, name: str) -> str:
+        """What the URL says; "" where it says nothing."""
+        return self.request.query_params.get(name, "").strip()
+
+    async def look(self) -> Look:
+        """The queue as a whole, at most some seconds ago."""
+        return await looks_at(self.admin).latest(self.admin)
+
+    def changed(self) -> None:
+        """Have the next page show what was changed."""
+        looks_at(self.admin).forget()
+
+    def page(self, template: str, status: int = 200, **facts: Any) -> Response:
+        """Answer with a page.
+
+        Args:
+            template: its file.
+            status: of the response.
+            facts: what the template is told beside what every page needs.
+        """
+        # A page that renews itself must not take the news from its reader.
+        is_renewal = "hx-request" in self.request.headers
+        news = None if is_renewal else _news(self.request)
+        path = self.request.scope["path"].rpartition("/")[2]
+        every = {
+            "house": self.house,
+            "root": self.root,
+            "token": self.token,
+            "news": news,
+            "here": f"{path}?{self.request.url.query}" if self.request.url.query else path,
+        }
+        response = HTMLResponse(render(template, {**every, **facts}), status_code=status)
+        keep_token(response, self.request, self.token)
+        if news:
+            response.delete_cookie(NEWS, path="/", httponly=True, samesite="strict")
+        return response
+
+    def trouble(self, error: KvQueueError) -> Response:
+        """Answer with a page that says what is wrong."""
+        is_unavailable = isinstance(error, _UNAVAILABLE)
+        return self.page(
+            "trouble.html",
+            503 if is_unavailable else 400,
+            error=error,
+            is_store=isinstance(error, StoreError),
+            is_unavailable=is_unavailable,
+            # Only a queue that is open has a stream that tells when its store is back.
+            is_live=isinstance(error, StoreError) and self.request.method == "GET",
+        )
+
+    def leave(self, place: str, text: str, *, link: str = "", is_good: bool = True) -> Response:
+        """Lead to another page, which tells the news.
+
+        Args:
+            place: its path below the overview, with its query.
+            text: what has happened.
+            link: the path of something that the news is about.
+            is_good: False: it went wrong.
+        """
+        response = RedirectResponse(self.root + place, status_code=303)
+        news = [text[:MAX_NEWS_CHARACTERS], link, is_good]
+        value = base64.urlsafe_b64encode(json.dumps(news).encode()).decode()
+        set_cookie(response, self.request, NEWS, value)
+        return response
+
+
+Screen = Callable[[Visit], Awaitable[Response]]
+"""Answers one request."""
+
+
+def _news(request: Request) -> tuple[str, str, bool] | None:
+    try:
+        news = json.loads(base64.urlsafe_b64decode(request.cookies.get(NEWS, "")))
+    except (ValueError, binascii.Error):
+        return None
+    match news:
+        case [str(text), str(link), bool(is_good)] if _LINK.fullmatch(link):
+            return text, link, is_good
+        case _:
+            return None
