@@ -7,6 +7,7 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -104,19 +105,25 @@ class Visit:
         # A page that renews itself must not take the news from its reader.
         is_renewal = "hx-request" in self.request.headers
         news = None if is_renewal else _news(self.request)
-        path = self.request.scope["path"].rpartition("/")[2]
         every = {
             "house": self.house,
             "root": self.root,
             "token": self.token,
             "news": news,
-            "here": f"{path}?{self.request.url.query}" if self.request.url.query else path,
+            "here": self._here(),
         }
         response = HTMLResponse(render(template, {**every, **facts}), status_code=status)
         keep_token(response, self.request, self.token)
         if news:
             response.delete_cookie(NEWS, path="/", httponly=True, samesite="strict")
         return response
+
+    def _here(self) -> str:
+        """The URL of this page below the overview."""
+        depth = 1 + self.root.count("../")
+        path = "/".join(quote(part) for part in self.request.scope["path"].split("/")[-depth:])
+        query = self.request.url.query
+        return f"{path}?{query}" if query else path
 
     def trouble(self, error: KvQueueError) -> Response:
         """Answer with a page that says what is wrong."""

@@ -51,19 +51,11 @@
     if (isRenewal && isInUse()) event.preventDefault();
   });
 
-  // Opened details stay open when the page is renewed.
-  let open = [];
-  const detailsOf = (within) => within.querySelectorAll("details[id]");
-  document.addEventListener("htmx:before:swap", () => {
-    open = [...detailsOf(document)].map((one) => [one.id, one.open]);
+  // What is no page of ours, such as that of a proxy, does not take the place of one.
+  document.addEventListener("htmx:before:swap", (event) => {
+    if (!event.detail.ctx.text?.includes('id="content"')) event.preventDefault();
   });
-  document.addEventListener("htmx:after:swap", () => {
-    for (const [id, wasOpen] of open) {
-      const one = document.getElementById(id);
-      if (one) one.open = wasOpen;
-    }
-    count();
-  });
+  document.addEventListener("htmx:after:swap", count);
 
   document.addEventListener("htmx:sse:after:connection", () => tell("live", "good"));
   document.addEventListener("htmx:sse:error", () => tell("connection lost", "bad"));

@@ -1,0 +1,195 @@
+"""The stream that has open pages renewed: what it says, when it ends, what it costs."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from injector import Injector
+
+from kvqueue_fastapi import KvQueue, KvQueueAdmin, KvQueueModule
+from kvqueue_fastapi.dashboard import live, looks
+from kvqueue_fastapi.dashboard.looks import Looks, looks_at
+from tests.dashboard.shop import app_with
+from tests.web.serving import House, Server
+
+HERE = Path(__file__).parent
+PROMPT_S = 2
+
+
+@asynccontextmanager
+async def opened() -> AsyncIterator[tuple[KvQueue, KvQueueAdmin]]:
+    module = KvQueueModule(":memory:", listen=False)
+    injector = Injector([module])
+    async with module.running(injector) as queue:
+        yield queue, injector.get(KvQueueAdmin)
+
+
+class CountingAdmin(KvQueueAdmin):
+    """Counts how often it is asked to read the whole table."""
+
+    reads = 0
+
+    async def counts(self) -> Any:
+        self.reads += 1
+        return await super().counts()
+
+
+# --- the shared look ---
+
+
+async def test_many_viewers_share_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened() as (_, real):
+        admin = CountingAdmin(handle=real._handle, sender=real._sender, redaction=real._redaction)
+        shared = Looks()
+        await asyncio.gather(*(shared.latest(admin) for _ in range(50)))
+        await shared.latest(admin)
+        assert admin.reads == 1
+
+        monkeypatch.setattr(looks, "LOOK_S", 0)
+        await shared.latest(admin)
+        assert admin.reads == 2
+
+        shared.forget()
+        await shared.latest(admin)
+        assert admin.reads == 3
+
+
+async def test_look_that_one_viewer_gives_up_is_not_lost_to_the_others() -> None:
+    async with opened() as (_, admin):
+        shared = Looks()
+        first = asyncio.create_task(shared.latest(admin))
+        second = asyncio.create_task(shared.latest(admin))
+        await asyncio.sleep(0)
+        first.cancel()
+
+        assert (await second).counts == ()
+
+
+async def test_fingerprint_changes_with_the_queue_and_not_with_time() -> None:
+    async with opened() as (queue, admin):
+        shared = Looks()
+        await queue.send_message("a", 1)
+        first = (await shared.latest(admin)).fingerprint
+        shared.forget()
+        second = (await shared.latest(admin)).fingerprint
+        await queue.send_message("a", 2)
+        shared.forget()
+        third = (await shared.latest(admin)).fingerprint
+
+    assert first == second != third
+
+
+def test_looks_are_the_same_for_all_dashboards_of_a_queue() -> None:
+    admin = Injector([KvQueueModule(":memory:")]).get(KvQueueAdmin)
+
+    assert looks_at(admin) is looks_at(admin)
+
+
+# --- the stream ---
+
+
+@asynccontextmanager
+async def served(house: House) -> AsyncIterator[tuple[Server, httpx2.AsyncClient]]:
+    server = house.uvicorn(source=HERE)
+    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{await server.port()}") as client:
+        yield server, client
+
+
+async def line(lines: AsyncIterator[str], begin: str) -> str:
+    async with asyncio.timeout(10):
+        async for one in lines:
+            if one.startswith(begin):
+                return one
+    raise AssertionError("the stream has ended")
+
+
+async def test_stream_tells_that_the_queue_has_changed(house: House) -> None:
+    async with served(house) as (_, client), client.stream("GET", "/queue/live") as stream:
+        lines = stream.aiter_lines()
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        assert stream.headers["cache-control"] == "no-store"
+        first = await line(lines, "id:")
+
+        await client.post("/send", json={"type": "nobody's"})
+
+        assert await line(lines, "id:") != first
+        assert await line(lines, "event:") == "event: look"
+
+
+async def test_stream_says_nothing_to_a_page_that_has_seen_it(house: House) -> None:
+    async with served(house) as (_, client):
+        async with client.stream("GET", "/queue/live") as stream:
+            seen = (await line(stream.aiter_lines(), "id:")).removeprefix("id: ")
+        headers = {"last-event-id": seen}
+        async with client.stream("GET", "/queue/live", headers=headers) as stream:
+            lines = stream.aiter_lines()
+            assert await line(lines, ":") == ": watching"
+            await client.post("/send", json={"type": "nobody's"})
+            assert await line(lines, "id:") != f"id: {seen}"
+
+
+async def test_server_that_stops_is_not_held_up_by_open_pages(house: House) -> None:
+    async with served(house) as (server, client), contextlib.AsyncExitStack() as streams:
+        for _ in range(3):
+            stream = await streams.enter_async_context(client.stream("GET", "/queue/live"))
+            await line(stream.aiter_lines(), "id:")
+
+        signalled_at = server.signal(signal.SIGTERM)
+        took_s = await server.exited() - signalled_at
+
+        assert took_s < PROMPT_S
+        assert "Application shutdown complete" in server.log
+        assert "Traceback" not in server.log
+
+
+async def test_stream_ends_by_itself_where_the_server_does_not_tell_that_it_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live, "BLIND_LIFE_S", 0.1)
+    monkeypatch.setattr(live, "LOOK_S", 0.05)
+    module = KvQueueModule(":memory:", listen=False)
+    app = app_with(module)
+    transport = httpx2.ASGITransport(app=app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx2.AsyncClient(transport=transport, base_url="http://testserver") as client,
+    ):
+        async with asyncio.timeout(10):
+            answer = await client.get("/queue/live")
+
+    assert "event: look" in answer.text
+
+
+async def test_stream_ends_when_its_viewer_goes() -> None:
+    app = app_with(KvQueueModule(":memory:", listen=False))
+    gone = asyncio.Event()
+    sent: list[str] = []
+
+    async def receive() -> dict[str, Any]:
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message["type"])
+        if message["type"] == "http.response.body":
+            gone.set()
+
+    scope = {
+        "type": "http",
+        # from 2.4 on Starlette itself does not look whether the viewer is there
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "method": "GET",
+        "path": "/queue/live",
+        "query_string": b"",
+        "headers": [],
+    }
+    async with app.router.lifespan_context(app), asyncio.timeout(PROMPT_S):
+        await app(scope, receive, send)
+
+    assert sent[0] == "http.response.start"
