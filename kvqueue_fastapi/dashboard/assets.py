@@ -1,4 +1,7 @@
-"""The style sheet, the scripts and the icon, as they are shipped."""
+"""The style sheet, the scripts and the icon, as they are shipped.
+
+htmx and its extension are the files of its npm package (`npm pack htmx.org@4.0.1`), unchanged.
+"""
 
 import hashlib
 from functools import cache
@@ -14,8 +17,8 @@ from kvqueue_fastapi.dashboard.protection import HEADERS
 _TYPES: Final = {
     "dashboard.css": "text/css; charset=utf-8",
     "dashboard.js": "text/javascript; charset=utf-8",
-    "htmx.min.js": "text/javascript; charset=utf-8",
-    "hx-sse.min.js": "text/javascript; charset=utf-8",
+    "htmx-4.0.1.min.js": "text/javascript; charset=utf-8",
+    "hx-sse-4.0.1.min.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
 _KEEP: Final = "private, max-age=31536000, immutable"

@@ -3,7 +3,6 @@
 import os
 import platform
 import socket
-from importlib.metadata import version
 from typing import Any, Final, NamedTuple
 
 from starlette.responses import Response
@@ -11,6 +10,7 @@ from starlette.responses import Response
 from kvqueue_fastapi.dashboard.visit import Visit
 from kvqueue_fastapi.redaction import shown_url
 from kvqueue_fastapi.settings import KvQueueSettings
+from kvqueue_fastapi.version import __version__
 
 _UNITS: Final = {"_s": "seconds", "_ms": "milliseconds", "_bytes": "bytes"}
 
@@ -48,7 +48,7 @@ async def settings(visit: Visit) -> Response:
         for name, field in fields
     ]
     facts = {
-        "kvqueue_fastapi": version("kvqueue_fastapi"),
+        "kvqueue_fastapi": __version__,
         "Python": platform.python_version(),
         "Process": f"{os.getpid()} on {socket.gethostname()}",
         "Handlers in this process": ", ".join(sorted(visit.runtime.types)) or "none",

@@ -53,7 +53,12 @@ async def render_film(seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
-module = KvQueueModule(consumers=[write_invoice, welcome, render_film])
+@on("order.created", concurrency=2)
+async def pack() -> None:
+    await asyncio.sleep(60)
+
+
+module = KvQueueModule(consumers=[write_invoice, welcome, render_film, pack])
 
 app = FastAPI()
 module.install(app, Injector([module]))

@@ -15,7 +15,7 @@ from kvqueue_fastapi.dashboard import dashboard_router
 from tests.dashboard.shop import Keeper, app_with, keeping
 
 PLACES = ("", "messages", "messages/1", "messages/1/edit", "dead", "listeners", "settings", "live")
-ASSETS = ("dashboard.css", "dashboard.js", "htmx.min.js", "hx-sse.min.js", "icon.svg")
+ASSETS = ("dashboard.css", "dashboard.js", "htmx-4.0.1.min.js", "hx-sse-4.0.1.min.js", "icon.svg")
 INLINE = re.compile(r"<script(?![^>]* src=)|<style|\sstyle=|\son\w+=|hx-on|javascript:")
 OUTSIDE = re.compile(r'(?:src|href|action)="(?:https?:)?//')
 
