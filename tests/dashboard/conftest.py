@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright, expect
 
 from tests.dashboard.chromium import FLAGS, chromium
 from tests.dashboard.shop import Keeper, keeping
@@ -16,6 +16,7 @@ from tests.web.serving import House
 SCREENSHOTS: Final = "KVQUEUE_TEST_SCREENSHOTS"
 """The directory that gets a picture of each screen; without it, pytest's own."""
 
+PATIENCE_MS: Final = 20_000
 ABSENT: Final = ("Failed to load resource", "network error")
 WIDE: Final = {"width": 1280, "height": 800}
 
@@ -49,6 +50,7 @@ def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
+    expect.set_options(timeout=PATIENCE_MS)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=chromium(), args=list(FLAGS))
         yield browser
@@ -59,7 +61,7 @@ async def browser() -> AsyncIterator[Browser]:
 async def page(browser: Browser) -> AsyncIterator[Page]:
     """A page that fails its test where a script fails or the policy stops something."""
     context = await browser.new_context(viewport=WIDE)  # type: ignore[arg-type]
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(PATIENCE_MS)
     page = await context.new_page()
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))

@@ -195,6 +195,22 @@ def test_action_leads_back_to_where_it_was(keeper: Keeper) -> None:
     assert keeper.send("pause", type="order", back=back).headers["location"] == f"../{back}"
 
 
+def test_it_is_the_same_on_postgres(postgres_url: str) -> None:
+    with keeping(postgres_url) as keeper:
+        first, second = keeper.dead(1, 2)
+        (third,) = keeper.dead(-1, kind="strict")
+
+        assert keeper.ids("dead") == [third, second, first]
+        keeper.act("requeue-as", id=third, data="5", back="dead")
+        keeper.act("discard", id=second, sure="yes", back="dead")
+        keeper.act("pause", type="strict")
+
+        assert keeper.ids("dead?q=type:b*") == [first]
+        assert [one.data for one in keeper.ask("messages")] == [5]
+        assert "1 dead" in keeper.read()
+        assert "paused" in keeper.read()
+
+
 # --- forgery ---
 
 

@@ -164,13 +164,32 @@ async def test_page_holds_still_under_the_hand_of_its_user(site: Site, page: Pag
     await page.goto(f"{site.url}messages")
     await page.get_by_label("Select message").check()
 
+    await page.evaluate(NEXT_LOOK)
     await site.send("stock.counted", 2)
-    other = await page.context.new_page()
-    await other.goto(f"{site.url}messages")
-    await expect(other.locator("tbody tr")).to_have_count(2)
-
+    await page.evaluate("nextLook")
     await expect(page.locator("tbody tr")).to_have_count(1)
     await expect(page.get_by_label("Select message")).to_be_checked()
+
+    await page.get_by_label("Select message").uncheck()
+    await page.locator("h1").click()
+    await site.send("stock.counted", 3)
+    await expect(page.locator("tbody tr")).to_have_count(3)
+
+
+NEXT_LOOK = """() => {
+  const live = document.getElementById("live");
+  window.nextLook = new Promise((heard) => live.addEventListener("look", () => heard(1)));
+}"""
+
+
+async def test_what_is_open_stays_open_when_the_page_is_renewed(site: Site, page: Page) -> None:
+    await dead(site, page)
+    await page.get_by_text("Requeue or discard all of a type").click()
+
+    await site.send("invoice.requested", {"order_id": 7})
+
+    await expect(page.locator("tbody tr")).to_have_count(2)
+    await expect(page.get_by_role("button", name="Requeue all of invoice")).to_be_visible()
 
 
 async def test_handled_message_leaves_its_own_page(site: Site, page: Page) -> None:
