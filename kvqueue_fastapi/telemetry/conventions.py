@@ -31,6 +31,7 @@ STATE: Final = "kvqueue.message.state"
 WAIT_DURATION: Final = "kvqueue.message.wait.duration"
 MESSAGES: Final = "kvqueue.messages"
 OLDEST_AGE: Final = "kvqueue.message.oldest_age"
+OLDEST_DUE: Final = "kvqueue.message.oldest_due"
 LISTENERS: Final = "kvqueue.listeners"
 CONTEXT_LEFT_OUT: Final = "kvqueue.context_left_out"
 

@@ -40,6 +40,11 @@ class QueueGauges:
             "kvqueue_listeners", "Processes that listen.", self._snapshot.listeners
         )
         yield GaugeMetricFamily(
+            "kvqueue_oldest_due_seconds",
+            "How long the oldest message has been due that could be handled; 0: there is none.",
+            self._snapshot.due_s,
+        )
+        yield GaugeMetricFamily(
             "kvqueue_snapshot_age_seconds",
             "How old what is said here of waiting messages is.",
             self._snapshot.age_s,

@@ -29,6 +29,9 @@ class QueueObservations:
             named.OLDEST_AGE, [self._oldest], "s", "Since the oldest that is not dead was sent."
         )
         meter.create_observable_gauge(
+            named.OLDEST_DUE, [self._due], "s", "Since when one is due that could be handled."
+        )
+        meter.create_observable_gauge(
             named.LISTENERS, [self._listeners], "{process}", "Processes that listen."
         )
 
@@ -43,6 +46,10 @@ class QueueObservations:
         if snapshot := self._snapshots.last:
             for name, several in snapshot.by_name(self._names).items():
                 yield Observation(max(one.oldest_age_s or 0.0 for one in several), _of(name))
+
+    def _due(self, _options: CallbackOptions) -> Iterator[Observation]:
+        if snapshot := self._snapshots.last:
+            yield Observation(snapshot.due_s, {named.SYSTEM: named.KVQUEUE})
 
     def _listeners(self, _options: CallbackOptions) -> Iterator[Observation]:
         if snapshot := self._snapshots.last:

@@ -13,6 +13,7 @@ from kvqueue_fastapi.message import Message
 from kvqueue_fastapi.middleware import CallHandler, Middleware
 from kvqueue_fastapi.model import Delivery
 from kvqueue_fastapi.outgoing import CallSend, OutgoingMessage
+from kvqueue_fastapi.queue import KvQueue
 from kvqueue_fastapi.telemetry import conventions as named
 from kvqueue_fastapi.telemetry.names import MAX_TYPES, TypeNames
 from kvqueue_fastapi.telemetry.snapshots import MAX_AGE_S, Snapshots
@@ -194,6 +195,7 @@ def _traced(
 
 @asynccontextmanager
 async def queue_gauges(
+    queue: KvQueue,
     admin: KvQueueAdmin,
     *,
     meter_provider: metrics.MeterProvider | None = None,
@@ -204,14 +206,15 @@ async def queue_gauges(
 
     For the app's own lifespan, in one process: these gauges are the queue's, not a process's.
 
-        async with queue_gauges(injector.get(KvQueueAdmin)):
+        async with queue_gauges(injector.get(KvQueue), injector.get(KvQueueAdmin)):
             yield
 
-    They are `kvqueue.messages` by `kvqueue.message.state`, `kvqueue.message.oldest_age` and
-    `kvqueue.listeners`.
+    They are `kvqueue.messages` by `kvqueue.message.state`, `kvqueue.message.oldest_age`,
+    `kvqueue.message.oldest_due` (of those that could be handled) and `kvqueue.listeners`.
 
     Args:
-        admin: of the queue.
+        queue: what is observed.
+        admin: of the same queue.
         meter_provider: None: the global one.
         every_s: how often to look; that reads the whole table, beside the queue's work.
         max_types: as for the middleware.
@@ -222,7 +225,7 @@ async def queue_gauges(
 
     async def look() -> None:
         while True:
-            await snapshots.fresh(admin)
+            await snapshots.fresh(queue, admin)
             await asyncio.sleep(every_s)
 
     looking = asyncio.create_task(look())

@@ -8,7 +8,7 @@ import anyio.to_thread
 from fastapi import APIRouter, Request, Response
 
 from kvqueue_fastapi.admin import KvQueueAdmin
-from kvqueue_fastapi.depends import Injected
+from kvqueue_fastapi.depends import Injected, KvQueueDep
 from kvqueue_fastapi.errors import InvalidOptionError
 from kvqueue_fastapi.middleware import Middleware
 from kvqueue_fastapi.model import Delivery
@@ -137,7 +137,8 @@ def metrics_router(
 
     Beside all else in the middleware's registry it gives, by message type, `kvqueue_messages`
     (with its `state`), `kvqueue_oldest_message_age_seconds`, `kvqueue_type_paused` and
-    `kvqueue_type_handled`; and `kvqueue_listeners` and `kvqueue_snapshot_age_seconds`. These are
+    `kvqueue_type_handled`; and `kvqueue_listeners`, `kvqueue_oldest_due_seconds` (for how long the
+    oldest message has been due that could be handled) and `kvqueue_snapshot_age_seconds`. These are
     the queue's and the same from whatever process answers. They are read at most every 15 s,
     beside the queue's work, because that reads the whole table; where it takes longer than 5 s,
     those of the last time are given.
@@ -154,9 +155,11 @@ def metrics_router(
     snapshots = Snapshots()
 
     async def answer(
-        request: Request, admin: Annotated[KvQueueAdmin, Injected(KvQueueAdmin)]
+        request: Request,
+        queue: KvQueueDep,
+        admin: Annotated[KvQueueAdmin, Injected(KvQueueAdmin)],
     ) -> Response:
-        gauges = QueueGauges(await snapshots.fresh(admin), metrics.names)
+        gauges = QueueGauges(await snapshots.fresh(queue, admin), metrics.names)
         encode, media_type = choose_encoder(request.headers.get("accept", ""))
         shown = _Together(_counted(metrics.registry), gauges)
         # In a thread: thousands of series take their time, and so do the files of many processes.

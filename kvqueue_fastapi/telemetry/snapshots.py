@@ -10,6 +10,7 @@ from typing import Final
 from kvqueue_fastapi.admin import KvQueueAdmin
 from kvqueue_fastapi.errors import KvQueueError
 from kvqueue_fastapi.model import TypeCounts
+from kvqueue_fastapi.queue import KvQueue
 from kvqueue_fastapi.telemetry.names import TypeNames
 
 log = logging.getLogger("kvqueue_fastapi")
@@ -27,11 +28,14 @@ class Snapshot:
     Attributes:
         counts: a record for each message type.
         listeners: how many processes listen.
+        due_s: for how long the oldest message has been due that could be handled; 0: there is
+            none.
         read_at: when, on `time.monotonic`.
     """
 
     counts: Sequence[TypeCounts]
     listeners: int
+    due_s: float
     read_at: float
 
     @property
@@ -62,20 +66,21 @@ class Snapshots:
         self._reading: asyncio.Task[None] | None = None
         self.last: Snapshot | None = None
 
-    async def fresh(self, admin: KvQueueAdmin) -> Snapshot | None:
+    async def fresh(self, queue: KvQueue, admin: KvQueueAdmin) -> Snapshot | None:
         """Give a snapshot that is new enough; an older one, or None, where it takes too long."""
         if self.last is None or self.last.age_s > self._max_age_s:
             if self._reading is None or self._reading.done():
-                self._reading = asyncio.create_task(self._read(admin))
+                self._reading = asyncio.create_task(self._read(queue, admin))
             # Not cancelled with whoever asks, nor by his patience: the next one wants it too.
             await asyncio.wait([self._reading], timeout=self._patience_s)
         return self.last
 
-    async def _read(self, admin: KvQueueAdmin) -> None:
+    async def _read(self, queue: KvQueue, admin: KvQueueAdmin) -> None:
         began_at = time.monotonic()
         try:
+            due_s = (await queue.health()).oldest_age_s or 0.0
             counts, listeners = await admin.counts(), await admin.listeners()
         except KvQueueError as error:
             log.warning("The queue could not be counted for its metrics: %s", error)
             return
-        self.last = Snapshot(counts, len(listeners), began_at)
+        self.last = Snapshot(counts, len(listeners), due_s, began_at)

@@ -345,15 +345,15 @@ async def test_gauges_show_what_waits_while_their_block_lasts(url: str, recorded
     async with shop.running(injector) as queue:
         await queue.send_message("order.created", 1)
         admin = injector.get(KvQueueAdmin)
-        async with queue_gauges(admin, meter_provider=recorded.meters):
+        async with queue_gauges(queue, admin, meter_provider=recorded.meters):
             while not (points := recorded.points(named.MESSAGES)):
                 await asyncio.sleep(0.01)
-            oldest = recorded.points(named.OLDEST_AGE)
+            oldest = recorded.points(named.OLDEST_AGE) + recorded.points(named.OLDEST_DUE)
             listening = recorded.points(named.LISTENERS)
 
     ready = [point.value for point in points if point.attributes[named.STATE] == "ready"]
     assert ready == [1]
-    assert [point.value < 60 for point in oldest] == [True]
+    assert [point.value < 60 for point in oldest] == [True, True]
     assert [point.value for point in listening] == [0]
     assert recorded.points(named.MESSAGES) == []
 

@@ -142,6 +142,7 @@ def test_a_scrape_shows_what_waits(url: str, metrics: PrometheusMiddleware) -> N
     assert seen["kvqueue_type_paused", "order.created"] == 0
     assert 0 <= seen["kvqueue_oldest_message_age_seconds", "order.created"] < 60
     assert seen["kvqueue_listeners",] == 0
+    assert seen["kvqueue_oldest_due_seconds",] == 0, "nobody listens, so none could be handled"
     assert 0 <= seen["kvqueue_snapshot_age_seconds",] < 60
 
 
