@@ -12,6 +12,7 @@ read why, put `"vat_number": "DE 1"` into its payload by "Edit and requeue", and
 Colleagues who only look have http://127.0.0.1:8000/seen/, which has no buttons.
 """
 
+import logging
 import os
 import secrets
 from collections.abc import AsyncIterator
@@ -82,4 +83,6 @@ async def request_invoice(invoice: Invoice, queue: KvQueueDep) -> dict[str, int]
 
 
 if __name__ == "__main__":
+    # Also who did what in the dashboard, which is told at INFO.
+    logging.basicConfig(level=logging.INFO)
     uvicorn.run(app)
