@@ -27,7 +27,7 @@ UNSAFE_MODULES: Final = {
     "code", "codeop", "runpy", "ctypes", "subprocess",
 }  # fmt: skip
 UNSAFE_NAMES: Final = {"system", "popen", "import_module", "enable_load_extension"}
-COMMANDS: Final = {("cli.py", "import_module")}  # what its caller names on the command line
+COMMANDS: Final = {("cli/apps.py", "import_module")}  # what its caller names on the command line
 
 STATEMENTS: Final = (
     "store/sqlite/statements.py",

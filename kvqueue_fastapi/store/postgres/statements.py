@@ -579,6 +579,22 @@ SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class AS class
                 WHERE class.relname = 'kvqueue_schema' AND {_IS_SCHEMA})
 """
 HAS_NAMESPACE: Final = f"SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE {_IS_SCHEMA})"
+SURVEY_SERVER: Final = """
+SELECT current_setting('server_version'), current_setting('max_connections')::integer,
+       clock_timestamp()
+"""
+# kvqueue_schema needs to be written by whoever migrates, and by nobody else. $1 is a quoted name.
+SURVEY_RIGHTS: Final = f"""
+SELECT relname, wanted
+  FROM pg_catalog.pg_class AS class
+  JOIN pg_catalog.pg_namespace AS space ON space.oid = class.relnamespace
+ CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS wanted
+ WHERE {_IS_SCHEMA}
+   AND relkind = 'r' AND relname LIKE 'kvqueue\\_%'
+   AND (relname <> 'kvqueue_schema' OR wanted = 'SELECT')
+   AND NOT has_table_privilege(class.oid, wanted)
+ ORDER BY relname, wanted
+"""
 CREATE_SCHEMA: Final = "CREATE SCHEMA IF NOT EXISTS {schema}"
 CREATE_SCHEMA_TABLE: Final = """
 CREATE TABLE {schema}.kvqueue_schema (

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.migrations import load_migrations
-from kvqueue_fastapi.store.postgres import survey_statements as sql
+from kvqueue_fastapi.store.postgres import statements as sql
 from kvqueue_fastapi.store.postgres.connection import OwnSession, Patience
 from kvqueue_fastapi.store.postgres.schema import PACKAGE, read_state
 from kvqueue_fastapi.store.postgres.sessions import Sessions
