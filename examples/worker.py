@@ -4,6 +4,7 @@
     python examples/worker.py web         # the app on port 8000
     python examples/worker.py worker      # one more worker; start as many as you like
 
+A worker needs `pip install 'kvqueue_fastapi[cli]'`.
 Both share the consumers' module and the database file, which KVQUEUE_URL names (kvqueue.db).
 With the worker busy or down, the app answers all the same: messages wait on disk.
 """

