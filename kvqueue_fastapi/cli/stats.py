@@ -21,12 +21,10 @@ from kvqueue_fastapi.cli.tables import Cell, Column, table_of
 from kvqueue_fastapi.cli.texts import counted, duration, now_ms, stamp
 from kvqueue_fastapi.errors import StoreError
 from kvqueue_fastapi.model import Minute, TypeCounts
+from kvqueue_fastapi.rates import by_minute, per_minute
 
-RATE_MINUTES: Final = 5
-"""Over how many minutes a rate is reckoned, the one that runs among them."""
 TREND_MINUTES: Final = 15
 DEFAULT_WATCH_S: Final = 2.0
-_MINUTE_MS: Final = 60_000
 _BARS: Final = " ▁▂▃▄▅▆▇█"
 _EMPTY: Final = "There are no messages, and there never were. Send one: kvqueue send TYPE JSON"
 
@@ -51,7 +49,7 @@ class TypeStats:
 
     Attributes:
         oldest_age_s: seconds since the oldest message that is not dead was sent; None: none is.
-        handled_per_minute: over the last `RATE_MINUTES` minutes, in all processes.
+        handled_per_minute: over the last 5 minutes and the one that runs, in all processes.
         failed_per_minute: attempts that failed, whether they are retried or gave up; likewise.
         handled: what was handled in each of the last `TREND_MINUTES`, the running one last.
     """
@@ -144,9 +142,8 @@ async def _read(admin: KvQueueAdmin) -> list[TypeStats]:
 
 
 def _stats_of(counts: TypeCounts, minutes: Sequence[Minute]) -> TypeStats:
-    this_minute = now_ms() // _MINUTE_MS
-    ago = {this_minute - minute.minute_ms // _MINUTE_MS: minute for minute in minutes}
-    recent = [minute for past, minute in ago.items() if past < RATE_MINUTES]
+    now = now_ms()
+    ended = by_minute(minutes, now, TREND_MINUTES)
     return TypeStats(
         type=counts.type,
         ready=counts.ready + counts.quarantined + counts.isolated,
@@ -159,11 +156,9 @@ def _stats_of(counts: TypeCounts, minutes: Sequence[Minute]) -> TypeStats:
         oldest_age_s=counts.oldest_age_s,
         paused=counts.paused,
         has_handler=counts.handled,
-        handled_per_minute=sum(one.handled for one in recent) / RATE_MINUTES,
-        failed_per_minute=sum(one.failed + one.dead for one in recent) / RATE_MINUTES,
-        handled=tuple(
-            ago[past].handled if past in ago else 0 for past in reversed(range(TREND_MINUTES))
-        ),
+        handled_per_minute=per_minute(ended.handled, now),
+        failed_per_minute=per_minute(ended.failed, now),
+        handled=tuple(ended.handled),
     )
 
 

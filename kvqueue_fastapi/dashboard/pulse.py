@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from kvqueue_fastapi.model import Minute
+from kvqueue_fastapi.rates import by_minute, per_minute
 
 MINUTES: Final = 60
-_RATE_MINUTES: Final = 5
-_MINUTE_MS: Final = 60_000
 HEIGHT: Final = 32
 BAR: Final = 4
 _GAP: Final = 1
@@ -50,23 +49,15 @@ def pulse_of(minutes: Iterable[Minute], now_ms: float | None = None) -> Pulse:
         now_ms: None: now.
     """
     now = time.time() * 1_000 if now_ms is None else now_ms
-    first = int(now // _MINUTE_MS) - MINUTES + 1
-    good, bad = [0] * MINUTES, [0] * MINUTES
-    for minute in minutes:
-        place = minute.minute_ms // _MINUTE_MS - first
-        if 0 <= place < MINUTES:
-            good[place] += minute.handled
-            bad[place] += minute.failed + minute.dead
+    good, bad = by_minute(minutes, now, MINUTES)
     most = max(map(sum, zip(good, bad, strict=True)))
     scale = (HEIGHT - 1) / max(1, most)
     lower = [count * scale for count in good]
     upper = [count * scale for count in bad]
-    # The present minute is not over, so it counts for the part that has passed.
-    span = _RATE_MINUTES + now % _MINUTE_MS / _MINUTE_MS
     return Pulse(
         handled=sum(good),
         failed=sum(bad),
-        per_minute=sum(good[-_RATE_MINUTES - 1 :]) / span,
+        per_minute=per_minute(good, now),
         most=most,
         good=_bars([0.0] * MINUTES, lower),
         bad=_bars(lower, upper),
