@@ -2,6 +2,7 @@ import asyncio
 import sqlite3
 import stat
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ async def test_backup_is_of_one_moment_whatever_is_sent_meanwhile(tmp_path: Path
     steps: list[BackupProgress] = []
 
     def send_on() -> None:
-        with sqlite3.connect(tmp_path / "q.db", timeout=30) as foreign:
+        with closing(sqlite3.connect(tmp_path / "q.db", timeout=30)) as foreign, foreign:
             while not stop.is_set():
                 foreign.execute("INSERT INTO kvqueue_messages (type) VALUES ('late')")
                 foreign.commit()
@@ -76,7 +77,7 @@ async def test_backup_is_of_one_moment_whatever_is_sent_meanwhile(tmp_path: Path
     assert 400 <= made.messages <= 400 + counts["late"]
     assert [step.pages for step in steps] == sorted(step.pages for step in steps)
     assert steps[-1].pages == steps[-1].total > 2_000
-    with sqlite3.connect(tmp_path / "b.db") as copy:
+    with closing(sqlite3.connect(tmp_path / "b.db")) as copy, copy:
         assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
@@ -126,7 +127,7 @@ async def test_nothing_that_is_there_is_replaced(tmp_path: Path, name: str) -> N
 
 async def test_what_is_no_store_or_is_damaged_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no database, but text enough to be read as one" * 100)
-    with sqlite3.connect(tmp_path / "other.db") as other:
+    with closing(sqlite3.connect(tmp_path / "other.db")) as other, other:
         other.execute("CREATE TABLE mine (id)")
     async with running(tmp_path, listen=False) as bench:
         await bench.queue.send_messages([("n", "x" * 5_000)] * 50)
@@ -150,7 +151,7 @@ async def test_what_is_no_store_or_is_damaged_is_refused(tmp_path: Path) -> None
 async def test_backup_of_newer_code_is_refused(tmp_path: Path) -> None:
     async with running(tmp_path, listen=False):
         await backup_store(str(tmp_path / "q.db"), tmp_path / "b.db")
-    with sqlite3.connect(tmp_path / "b.db") as newer:
+    with closing(sqlite3.connect(tmp_path / "b.db")) as newer, newer:
         newer.execute("UPDATE kvqueue_schema SET oldest_code = 99")
 
     with pytest.raises(SchemaTooNewError):

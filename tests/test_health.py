@@ -1,5 +1,6 @@
 import asyncio
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +80,10 @@ async def test_store_that_refuses_writes_or_cannot_be_read_is_a_problem(tmp_path
         bench.queue._handle.store._patience.outages.has_failed()
         refusing = await bench.queue.health()
         bench.queue._handle.store._patience.outages.has_written()
-        with sqlite3.connect(tmp_path / "q.db") as foreign:
+        with closing(sqlite3.connect(tmp_path / "q.db")) as foreign, foreign:
             foreign.execute("ALTER TABLE kvqueue_listeners RENAME TO gone")
         unreadable = await bench.queue.health()
-        with sqlite3.connect(tmp_path / "q.db") as foreign:
+        with closing(sqlite3.connect(tmp_path / "q.db")) as foreign, foreign:
             foreign.execute("ALTER TABLE gone RENAME TO kvqueue_listeners")
         well = await bench.queue.health()
 

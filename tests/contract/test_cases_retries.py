@@ -7,6 +7,7 @@ import math
 import sqlite3
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +230,7 @@ def undelivered(message_type: str, keys: list[Any]) -> Send:
 
 
 def read(where: Path, statement: str) -> list[Any]:
-    with sqlite3.connect(where / "q.db") as connection:
+    with closing(sqlite3.connect(where / "q.db")) as connection, connection:
         rows = connection.execute(statement).fetchall()
     connection.close()
     return rows

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx2
@@ -95,7 +96,7 @@ def test_sigterm_lets_handlers_end_and_leaves_nothing_behind(gunicorn: Gunicorn)
         "ended",
     ]
     assert "SIGKILL" not in logged
-    with sqlite3.connect(gunicorn.database) as database:
+    with closing(sqlite3.connect(gunicorn.database)) as database, database:
         assert database.execute("SELECT count(*) FROM kvqueue_messages").fetchone() == (0,)
 
 

@@ -4,7 +4,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import anyio
@@ -91,7 +91,7 @@ def test_a_store_that_breaks_lets_the_users_shutdown_run_and_is_logged(
     with TestClient(app) as client:
         client.portal.call(queue.send_message, "lifespan slow", "x")
         events.await_one("begun x")
-        with sqlite3.connect(url) as other:
+        with closing(sqlite3.connect(url)) as other, other:
             other.execute("DROP TABLE kvqueue_messages")
         other.close()
 
@@ -107,7 +107,7 @@ def test_a_listener_that_cannot_leave_is_logged_and_stops_nobody(
     events, _ = install(app, url, lease_s=1)
 
     with TestClient(app):
-        with sqlite3.connect(url) as other:
+        with closing(sqlite3.connect(url)) as other, other:
             other.execute("DROP TABLE kvqueue_listeners")
         other.close()
 
