@@ -66,7 +66,7 @@ def test_both_have_one_store_in_a_folder_that_they_may_write() -> None:
 
 
 def test_every_setting_in_the_environment_is_one() -> None:
-    for one in (WEB, WORKER):
+    for one in (WEB, WORKER, BACKUP):
         names = [name for name in environment(one) if name.startswith("KVQUEUE_")]
         values = {name.removeprefix("KVQUEUE_").lower(): environment(one)[name] for name in names}
 
@@ -77,8 +77,8 @@ def test_the_backup_is_of_the_store_and_lands_where_it_may() -> None:
     (command,) = BACKUP["Service"]["ExecStart"]
     folders = BACKUP["Service"]["StateDirectory"][0].split()
 
-    source, target = re.findall(r"/var/lib/[\w/.-]+", command)
-    assert source == environment(WORKER)["KVQUEUE_URL"]
+    (target,) = re.findall(r"kvqueue backup \"(/[\w/.-]+)", command)
+    assert environment(BACKUP)["KVQUEUE_URL"] == environment(WORKER)["KVQUEUE_URL"]
     assert Path(target).parent == Path("/var/lib/shop-backups")
     assert folders == ["shop", "shop-backups"]
     assert TIMER["Timer"]["OnCalendar"] == ["hourly"]
@@ -88,7 +88,9 @@ def test_the_backup_is_of_the_store_and_lands_where_it_may() -> None:
 def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
     for path in FOLDER.iterdir():
         # what is installed where the shop is, and not here
-        text = re.sub(r"/opt/shop/\.venv/bin/(gunicorn|python)", "/bin/true", path.read_text())
+        text = re.sub(
+            r"/opt/shop/\.venv/bin/(gunicorn|python|kvqueue)", "/bin/true", path.read_text()
+        )
         (tmp_path / path.name).write_text(text.replace("After=network-online.target\n", ""))
 
     found = subprocess.run(
