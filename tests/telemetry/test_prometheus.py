@@ -1,3 +1,5 @@
+import sqlite3
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -7,7 +9,7 @@ from injector import Injector
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from kvqueue_fastapi import Kv, KvQueueDep
+from kvqueue_fastapi import Delivery, Kv, KvQueueDep
 from kvqueue_fastapi.errors import InvalidOptionError
 from kvqueue_fastapi.telemetry.prometheus import PrometheusMiddleware, metrics_router
 from tests.telemetry.shop import TRIES, module, running
@@ -193,3 +195,26 @@ def test_a_second_middleware_for_a_registry_is_refused(metrics: PrometheusMiddle
 def test_fewer_than_no_types_are_refused() -> None:
     with pytest.raises(InvalidOptionError, match="max_types is -1, allowed is 0 or more"):
         PrometheusMiddleware(CollectorRegistry(), max_types=-1)
+
+
+def test_a_lease_that_was_lost_is_counted_apart(metrics: PrometheusMiddleware) -> None:
+    metrics.settled(Delivery(1, "order.created", 1, "lost", None, 0.5, 40.0))
+
+    assert value(metrics, "kvqueue_leases_lost_total", type="order.created") == 1
+    assert value(metrics, "kvqueue_deliveries_total", type="order.created", outcome="lost") == 1
+
+
+def test_what_cannot_be_counted_keeps_nobody_from_the_counters(
+    url: str, metrics: PrometheusMiddleware, caplog: pytest.LogCaptureFixture
+) -> None:
+    with TestClient(served(url, metrics)) as client:
+        client.post("/orders/order.created")
+        with closing(sqlite3.connect(url)) as stranger:
+            stranger.execute("ALTER TABLE kvqueue_listeners RENAME TO gone")
+
+            seen = scraped(client)
+
+    assert seen["kvqueue_messages_sent_total", "order.created"] == 1
+    assert ("kvqueue_messages", "order.created", "ready") not in seen
+    assert ("kvqueue_listeners",) not in seen
+    assert "could not be counted" in caplog.text
