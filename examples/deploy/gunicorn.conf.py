@@ -2,7 +2,7 @@
 
 Needs `pip install gunicorn uvicorn-worker`; uvicorn's own `uvicorn.workers` is deprecated. Each
 worker process has a listener of its own, unless KVQUEUE_LISTEN=false and a worker of
-`python -m kvqueue_fastapi worker shop:app` handles the messages.
+`kvqueue worker shop:app` handles the messages.
 """
 
 import os

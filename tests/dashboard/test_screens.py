@@ -258,4 +258,4 @@ def test_settings_of_the_app_beside_ours_are_not_shown() -> None:
 
 def test_listeners_of_nobody_say_what_to_do(keeper: Keeper) -> None:
     assert "Nobody listens" in keeper.read("listeners")
-    assert "python -m kvqueue_fastapi worker" in keeper.read("listeners")
+    assert "kvqueue worker" in keeper.read("listeners")
