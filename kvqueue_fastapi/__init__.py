@@ -28,13 +28,8 @@ from kvqueue_fastapi.errors import (
 )
 from kvqueue_fastapi.handlers.consumers import contribute_consumers
 from kvqueue_fastapi.handlers.decorator import on_queue_message
-from kvqueue_fastapi.keys import Key, KeyPart, commit_versionstamp
-from kvqueue_fastapi.kv import Kv
-from kvqueue_fastapi.message import Message
-from kvqueue_fastapi.middleware import CallHandler, Middleware
-from kvqueue_fastapi.model import (
+from kvqueue_fastapi.keeper import (
     AttemptError,
-    Delivery,
     Health,
     ListenerRecord,
     MessageRecord,
@@ -42,6 +37,11 @@ from kvqueue_fastapi.model import (
     State,
     TypeCounts,
 )
+from kvqueue_fastapi.keys import Key, KeyPart, commit_versionstamp
+from kvqueue_fastapi.kv import Kv
+from kvqueue_fastapi.message import Message
+from kvqueue_fastapi.middleware import CallHandler, Middleware
+from kvqueue_fastapi.model import Delivery
 from kvqueue_fastapi.module import KvQueueModule
 from kvqueue_fastapi.outgoing import CallSend, OutgoingMessage, SendOptions
 from kvqueue_fastapi.pages import Page

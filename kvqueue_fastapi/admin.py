@@ -8,8 +8,7 @@ from pydantic_core import to_json
 
 from kvqueue_fastapi.codec import decode_payload
 from kvqueue_fastapi.errors import InvalidOptionError, KvQueueError, PayloadError, shown
-from kvqueue_fastapi.model import (
-    AtomicWrite,
+from kvqueue_fastapi.keeper import (
     ListenerRecord,
     MessageRecord,
     Minute,
@@ -17,8 +16,8 @@ from kvqueue_fastapi.model import (
     Query,
     State,
     TypeCounts,
-    type_problem,
 )
+from kvqueue_fastapi.model import AtomicWrite, type_problem
 from kvqueue_fastapi.outgoing import PLAIN
 from kvqueue_fastapi.pages import MAX_ID, MIN_ID, Page, after_of, one_more, page_of
 from kvqueue_fastapi.redaction import EVERYTHING, Redaction

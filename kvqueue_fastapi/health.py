@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Final
 
 from kvqueue_fastapi.errors import InvalidOptionError, KvQueueError, shown
-from kvqueue_fastapi.model import Health
+from kvqueue_fastapi.keeper import Health
 from kvqueue_fastapi.retry import duration_ms
 from kvqueue_fastapi.store.base import Store, StoreAdmin
 

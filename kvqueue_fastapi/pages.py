@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, Self
 
 from kvqueue_fastapi.errors import InvalidOptionError, shown
-from kvqueue_fastapi.model import MessageRecord
+from kvqueue_fastapi.keeper import MessageRecord
 
 MAX_LIMIT: Final = 1_000
 MAX_ID: Final = (1 << 63) - 1

@@ -11,7 +11,7 @@ from starlette.requests import HTTPConnection
 from kvqueue_fastapi.depends import get_kv_queue
 from kvqueue_fastapi.errors import KvQueueClosedError, KvQueueNotStartedError
 from kvqueue_fastapi.health import checked_max_age_s
-from kvqueue_fastapi.model import Health
+from kvqueue_fastapi.keeper import Health
 
 _WELL: Final = 200
 _UNWELL: Final = 503

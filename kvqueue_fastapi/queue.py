@@ -8,8 +8,9 @@ import anyio.from_thread
 
 from kvqueue_fastapi.errors import HandlerError, InvalidOptionError, KvQueueError, shown
 from kvqueue_fastapi.health import checked_max_age_s
+from kvqueue_fastapi.keeper import Health
 from kvqueue_fastapi.keys import Key
-from kvqueue_fastapi.model import AtomicWrite, Health, Send, type_problem
+from kvqueue_fastapi.model import AtomicWrite, Send, type_problem
 from kvqueue_fastapi.outgoing import PLAIN, OutgoingMessage, SendOptions
 from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.store.handle import StoreHandle

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from kvqueue_fastapi.model import Minute
+from kvqueue_fastapi.keeper import Minute
 
 RATE_MINUTES: Final = 5
 """A rate is that of so many minutes that are over, and of the one that runs."""

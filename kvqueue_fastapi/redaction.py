@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, TypeVar
 
 from kvqueue_fastapi.errors import InvalidOptionError, shown
-from kvqueue_fastapi.model import AttemptError, MessageRecord
+from kvqueue_fastapi.keeper import AttemptError, MessageRecord
 
 log = logging.getLogger("kvqueue_fastapi")
 

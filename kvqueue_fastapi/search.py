@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from kvqueue_fastapi.errors import InvalidOptionError, shown
-from kvqueue_fastapi.model import State
+from kvqueue_fastapi.keeper import State
 
 FILTERS: Final = ("type", "key", "error", "state")
 _WORD: Final = re.compile(r'(?:(\w+):)?(?:"([^"]*)"|([^\s"]\S*))')

@@ -26,9 +26,9 @@ from hypothesis.stateful import (
 )
 
 from kvqueue_fastapi import Kv, KvCommit, KvQueueAdmin, KvQueueSettings, KvU64
+from kvqueue_fastapi.keeper import MessageRecord
 from kvqueue_fastapi.keys import Key, encode_key, is_versionstamp, versionstamp_of
 from kvqueue_fastapi.listing import KvList
-from kvqueue_fastapi.model import MessageRecord
 from kvqueue_fastapi.testing import FakeClock
 from tests.kv_draws import ANY_KEY, GROUP, HOT_KEY, HOT_KEYS, LISTS, SPANS_S, TASKS, picked, sets
 from tests.kv_model import EVERYTHING, KvModel, ListOptions, Row, Waiting, list_entry, told

@@ -10,7 +10,7 @@ from kvqueue_fastapi.cli.progress import Advance, bar
 from kvqueue_fastapi.cli.questions import require_yes
 from kvqueue_fastapi.cli.stores import Place
 from kvqueue_fastapi.cli.texts import counted
-from kvqueue_fastapi.model import State
+from kvqueue_fastapi.keeper import State
 
 SLICE: Final = 500
 """Ids in one commit."""

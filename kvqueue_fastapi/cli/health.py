@@ -11,7 +11,7 @@ from kvqueue_fastapi.cli.output import Output
 from kvqueue_fastapi.cli.stores import Place, completed
 from kvqueue_fastapi.cli.texts import duration
 from kvqueue_fastapi.errors import StoreError
-from kvqueue_fastapi.model import Health
+from kvqueue_fastapi.keeper import Health
 
 
 def add_to(app: typer.Typer) -> None:

@@ -10,7 +10,7 @@ from kvqueue_fastapi.cli.output import Output
 from kvqueue_fastapi.cli.stores import Place, completed
 from kvqueue_fastapi.cli.tables import Cell, Column
 from kvqueue_fastapi.cli.texts import relative
-from kvqueue_fastapi.model import ListenerRecord
+from kvqueue_fastapi.keeper import ListenerRecord
 
 COLUMNS: Final = (
     Column("HOST", style="cyan"),

@@ -12,7 +12,7 @@ from kvqueue_fastapi.cli.output import Output
 from kvqueue_fastapi.cli.records import show_all, show_list
 from kvqueue_fastapi.cli.stores import Place, completed
 from kvqueue_fastapi.errors import KvQueueError, StoreError
-from kvqueue_fastapi.model import MessageRecord, State
+from kvqueue_fastapi.keeper import MessageRecord, State
 from kvqueue_fastapi.pages import MAX_LIMIT, Page
 from kvqueue_fastapi.search import parse_search
 

@@ -11,7 +11,7 @@ from kvqueue_fastapi.cli.output import Output
 from kvqueue_fastapi.cli.tables import Cell, Column
 from kvqueue_fastapi.cli.texts import first_line, moment, now_ms, one_line, relative, visible
 from kvqueue_fastapi.errors import shown
-from kvqueue_fastapi.model import AttemptError, MessageRecord, State
+from kvqueue_fastapi.keeper import AttemptError, MessageRecord, State
 
 COLUMNS: Final = (
     Column("ID", is_number=True, style="bold"),

@@ -20,7 +20,7 @@ from kvqueue_fastapi.cli.stores import Place, completed
 from kvqueue_fastapi.cli.tables import Cell, Column, table_of
 from kvqueue_fastapi.cli.texts import counted, duration, now_ms, stamp
 from kvqueue_fastapi.errors import StoreError
-from kvqueue_fastapi.model import Minute, TypeCounts
+from kvqueue_fastapi.keeper import Minute, TypeCounts
 from kvqueue_fastapi.rates import by_minute, per_minute
 
 TREND_MINUTES: Final = 15

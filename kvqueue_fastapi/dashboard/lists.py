@@ -7,7 +7,7 @@ from starlette.responses import RedirectResponse, Response
 from kvqueue_fastapi.dashboard.visit import Visit
 from kvqueue_fastapi.dashboard.wording import of_type, url_part
 from kvqueue_fastapi.errors import InvalidOptionError
-from kvqueue_fastapi.model import State
+from kvqueue_fastapi.keeper import State
 from kvqueue_fastapi.pages import Page
 from kvqueue_fastapi.search import Search, parse_search
 

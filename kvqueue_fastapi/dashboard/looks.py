@@ -8,7 +8,7 @@ from typing import Final
 from weakref import WeakKeyDictionary
 
 from kvqueue_fastapi.admin import KvQueueAdmin
-from kvqueue_fastapi.model import ListenerRecord, Minute, TypeCounts
+from kvqueue_fastapi.keeper import ListenerRecord, Minute, TypeCounts
 
 LOOK_S: Final = 2.0
 """Counting reads the whole table, so it is done no more often."""

@@ -5,7 +5,7 @@ from starlette.responses import Response
 from kvqueue_fastapi.dashboard.form import number_of
 from kvqueue_fastapi.dashboard.visit import Visit
 from kvqueue_fastapi.dashboard.wording import MAX_PAYLOAD_CHARACTERS, as_json
-from kvqueue_fastapi.model import MessageRecord, State
+from kvqueue_fastapi.keeper import MessageRecord, State
 
 
 async def message(visit: Visit) -> Response:

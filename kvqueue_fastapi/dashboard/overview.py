@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from kvqueue_fastapi.dashboard.pulse import Pulse, pulse_of
 from kvqueue_fastapi.dashboard.visit import Visit
-from kvqueue_fastapi.model import Minute, TypeCounts
+from kvqueue_fastapi.keeper import Minute, TypeCounts
 
 
 class Card(NamedTuple):

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from kvqueue_fastapi.model import Minute
+from kvqueue_fastapi.keeper import Minute
 from kvqueue_fastapi.rates import by_minute, per_minute
 
 MINUTES: Final = 60

@@ -4,21 +4,23 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-from kvqueue_fastapi.model import (
-    AtomicWrite,
-    Claimed,
-    Committed,
+from kvqueue_fastapi.keeper import (
     ListenerRecord,
     MessageRecord,
     Minute,
     Payload,
     Query,
+    TypeCounts,
+)
+from kvqueue_fastapi.model import (
+    AtomicWrite,
+    Claimed,
+    Committed,
     Report,
     Send,
     Settlement,
     Stored,
     Tally,
-    TypeCounts,
     Wanted,
 )
 from kvqueue_fastapi.store.copies import CopySource

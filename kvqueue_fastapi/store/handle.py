@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from kvqueue_fastapi.errors import KvQueueClosedError, KvQueueError, KvQueueNotStartedError
-from kvqueue_fastapi.model import Health
+from kvqueue_fastapi.keeper import Health
 from kvqueue_fastapi.store.base import Store, StoreAdmin
 
 AdapterOf = Callable[[str], TypeAdapter[Any] | None]

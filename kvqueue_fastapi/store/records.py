@@ -10,7 +10,8 @@ import pydantic_core
 
 from kvqueue_fastapi.codec import decode_options
 from kvqueue_fastapi.errors import PayloadError
-from kvqueue_fastapi.model import AttemptError, MessageRecord, Options, Send, State
+from kvqueue_fastapi.keeper import AttemptError, MessageRecord, State
+from kvqueue_fastapi.model import Options, Send
 
 STATES: Final = (
     State.READY,

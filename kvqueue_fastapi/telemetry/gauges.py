@@ -6,7 +6,7 @@ from typing import Final
 from prometheus_client import Metric
 from prometheus_client.metrics_core import GaugeMetricFamily
 
-from kvqueue_fastapi.model import State
+from kvqueue_fastapi.keeper import State
 from kvqueue_fastapi.telemetry.names import TypeNames
 from kvqueue_fastapi.telemetry.snapshots import Snapshot
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
-from kvqueue_fastapi.model import State
+from kvqueue_fastapi.keeper import State
 from kvqueue_fastapi.telemetry import conventions as named
 from kvqueue_fastapi.telemetry.names import TypeNames
 from kvqueue_fastapi.telemetry.snapshots import Snapshots

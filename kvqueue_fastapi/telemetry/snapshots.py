@@ -9,7 +9,7 @@ from typing import Final
 
 from kvqueue_fastapi.admin import KvQueueAdmin
 from kvqueue_fastapi.errors import KvQueueError
-from kvqueue_fastapi.model import TypeCounts
+from kvqueue_fastapi.keeper import TypeCounts
 from kvqueue_fastapi.queue import KvQueue
 from kvqueue_fastapi.telemetry.names import TypeNames
 

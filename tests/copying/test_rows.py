@@ -12,7 +12,7 @@ from kvqueue_fastapi import (
     CopyProgress,
     State,
 )
-from kvqueue_fastapi.model import Query
+from kvqueue_fastapi.keeper import Query
 from kvqueue_fastapi.store import copies, open_copy_source
 from kvqueue_fastapi.store.copies import MESSAGES, TABLES
 from kvqueue_fastapi.store.postgres import copies as postgres_copies

@@ -5,7 +5,7 @@ import pytest
 
 from kvqueue_fastapi.dashboard import wording
 from kvqueue_fastapi.dashboard.pulse import HEIGHT, pulse_of
-from kvqueue_fastapi.model import Minute
+from kvqueue_fastapi.keeper import Minute
 from kvqueue_fastapi.search import parse_search
 
 MINUTE_MS = 60_000

@@ -11,7 +11,14 @@ from injector import Injector
 
 from kvqueue_fastapi import KvQueueModule, on_queue_message
 from kvqueue_fastapi.errors import StoreBusyError, StoreError
-from kvqueue_fastapi.model import AtomicWrite, Failure, KvSet, Outcome, Query, Send
+from kvqueue_fastapi.keeper import Query
+from kvqueue_fastapi.model import (
+    AtomicWrite,
+    Failure,
+    KvSet,
+    Outcome,
+    Send,
+)
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.postgres import locks
 from kvqueue_fastapi.store.postgres.engine import PostgresStore

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from kvqueue_fastapi.errors import StoreError
+from kvqueue_fastapi.keeper import MessageRecord
 from kvqueue_fastapi.model import (
     AtomicWrite,
     Claim,
     Idempotency,
-    MessageRecord,
     Outcome,
     Send,
     Settlement,

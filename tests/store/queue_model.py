@@ -11,15 +11,13 @@ from itertools import chain, zip_longest
 from typing import NamedTuple
 
 from kvqueue_fastapi.errors import IdempotencyConflictError, KvQueueError, LeaseLostError
+from kvqueue_fastapi.keeper import AttemptError, MessageRecord, State
 from kvqueue_fastapi.model import (
     AtomicWrite,
-    AttemptError,
     Claim,
-    MessageRecord,
     Outcome,
     Send,
     Settlement,
-    State,
 )
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.base import ClaimRequest

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from kvqueue_fastapi.model import Failure, Outcome, Query, Send, State, TypeCounts
+from kvqueue_fastapi.keeper import Query, State, TypeCounts
+from kvqueue_fastapi.model import Failure, Outcome, Send
 from kvqueue_fastapi.store import AnyStore
 from tests.store.given import (
     LEASE_MS,

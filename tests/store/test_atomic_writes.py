@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from kvqueue_fastapi.errors import IdempotencyConflictError, LeaseLostError
+from kvqueue_fastapi.keeper import Query, State
 from kvqueue_fastapi.model import (
     AtomicWrite,
     Check,
@@ -16,8 +17,6 @@ from kvqueue_fastapi.model import (
     KvSet,
     Mutation,
     Outcome,
-    Query,
-    State,
 )
 from kvqueue_fastapi.store import AnyStore
 from kvqueue_fastapi.store.sqlite.engine import SqliteStore

@@ -4,16 +4,14 @@ import json
 
 import pytest
 
+from kvqueue_fastapi.keeper import AttemptError, Query, State
 from kvqueue_fastapi.model import (
     AtomicWrite,
-    AttemptError,
     Check,
     Failure,
     KvSet,
     Outcome,
-    Query,
     Send,
-    State,
 )
 from kvqueue_fastapi.store import AnyStore
 from tests.store.given import LEASE_MS, ManualClock, claim, crash, mail, send, settle, shown

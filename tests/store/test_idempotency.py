@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 
 from kvqueue_fastapi.errors import IdempotencyConflictError
-from kvqueue_fastapi.model import AtomicWrite, Failure, KvSet, Outcome, Query, Send
+from kvqueue_fastapi.keeper import Query
+from kvqueue_fastapi.model import (
+    AtomicWrite,
+    Failure,
+    KvSet,
+    Outcome,
+    Send,
+)
 from kvqueue_fastapi.store import AnyStore
 from tests.store.given import DAY_MS, ManualClock, claim, claimed_ids, mail, once, send, settle
 

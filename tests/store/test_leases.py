@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from kvqueue_fastapi.model import Outcome, Query, Send, State, Wanted
+from kvqueue_fastapi.keeper import Query, State
+from kvqueue_fastapi.model import Outcome, Send, Wanted
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import AnyStore, open_store
 from kvqueue_fastapi.store.base import ClaimRequest

@@ -4,7 +4,13 @@ import asyncio
 
 import pytest
 
-from kvqueue_fastapi.model import AtomicWrite, Failure, Outcome, Send, State
+from kvqueue_fastapi.keeper import State
+from kvqueue_fastapi.model import (
+    AtomicWrite,
+    Failure,
+    Outcome,
+    Send,
+)
 from kvqueue_fastapi.store import AnyStore
 from tests.store.given import (
     LEASE_MS,

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
+from kvqueue_fastapi.keeper import MessageRecord, Query, State
 from kvqueue_fastapi.model import (
     AtomicWrite,
     Claim,
@@ -24,12 +25,9 @@ from kvqueue_fastapi.model import (
     Committed,
     Failure,
     Idempotency,
-    MessageRecord,
     Outcome,
-    Query,
     Send,
     Settlement,
-    State,
     Wanted,
 )
 from kvqueue_fastapi.settings import KvQueueSettings

@@ -2,7 +2,8 @@
 
 import asyncio
 
-from kvqueue_fastapi.model import Minute, Report, Send, Tally
+from kvqueue_fastapi.keeper import Minute
+from kvqueue_fastapi.model import Report, Send, Tally
 from kvqueue_fastapi.store import AnyStore
 from kvqueue_fastapi.store.base import MINUTE_MS
 from kvqueue_fastapi.version import __version__

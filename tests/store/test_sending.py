@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from kvqueue_fastapi.model import AtomicWrite, Claim, Send, State
+from kvqueue_fastapi.keeper import State
+from kvqueue_fastapi.model import AtomicWrite, Claim, Send
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import AnyStore, open_store
 from tests.store.given import ManualClock, claim, claimed_ids, ending, mail, send, settle, shown

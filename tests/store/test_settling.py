@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from kvqueue_fastapi.model import AttemptError, Failure, Outcome, Query, State
+from kvqueue_fastapi.keeper import AttemptError, Query, State
+from kvqueue_fastapi.model import Failure, Outcome
 from kvqueue_fastapi.store import AnyStore
 from tests.store.given import (
     LEASE_MS,

@@ -2,7 +2,14 @@
 
 import asyncio
 
-from kvqueue_fastapi.model import AtomicWrite, Check, Failure, KvSet, Outcome, Query
+from kvqueue_fastapi.keeper import Query
+from kvqueue_fastapi.model import (
+    AtomicWrite,
+    Check,
+    Failure,
+    KvSet,
+    Outcome,
+)
 from kvqueue_fastapi.store import AnyStore
 from tests.store.given import DAY_MS, ManualClock, claim, mail, once, send, settle
 

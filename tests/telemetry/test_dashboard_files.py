@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from kvqueue_fastapi import KvQueueDep
-from kvqueue_fastapi.model import State
+from kvqueue_fastapi.keeper import State
 from kvqueue_fastapi.telemetry.prometheus import PrometheusMiddleware, metrics_router
 from kvqueue_fastapi.testing import drain
 from tests.telemetry.shop import module

@@ -6,7 +6,7 @@ from typing import Final
 from kvqueue_fastapi.cli.symptoms.findings import Finding, problem, warning
 from kvqueue_fastapi.cli.symptoms.outside import WRONG_CLOCK_S
 from kvqueue_fastapi.cli.texts import duration
-from kvqueue_fastapi.model import ListenerRecord
+from kvqueue_fastapi.keeper import ListenerRecord
 from kvqueue_fastapi.store.surveys import StoreSurvey
 
 MANY_ON_SQLITE: Final = 16

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from kvqueue_fastapi.cli.symptoms.findings import Finding, problem, warning
 from kvqueue_fastapi.cli.symptoms.outside import WRONG_CLOCK_S
 from kvqueue_fastapi.cli.texts import duration
-from kvqueue_fastapi.model import MessageRecord, TypeCounts
+from kvqueue_fastapi.keeper import MessageRecord, TypeCounts
 
 
 def of_counts(counts: Iterable[TypeCounts]) -> Iterator[Finding]:

@@ -7,16 +7,16 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
-from kvqueue_fastapi.model import (
+from kvqueue_fastapi.keeper import (
     ListenerRecord,
     MessageRecord,
     Minute,
     Payload,
     Query,
-    Send,
     State,
     TypeCounts,
 )
+from kvqueue_fastapi.model import Send
 from kvqueue_fastapi.store.base import MAX_PRIORITIES, MINUTE_MS, MINUTES_KEPT
 from kvqueue_fastapi.store.postgres import locks
 from kvqueue_fastapi.store.postgres import statements as sql

@@ -7,16 +7,16 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeVar
 
-from kvqueue_fastapi.model import (
+from kvqueue_fastapi.keeper import (
     ListenerRecord,
     MessageRecord,
     Minute,
     Payload,
     Query,
-    Send,
     State,
     TypeCounts,
 )
+from kvqueue_fastapi.model import Send
 from kvqueue_fastapi.store.base import MAX_PRIORITIES, MINUTE_MS, MINUTES_KEPT, Clock
 from kvqueue_fastapi.store.records import STATES, record_of, send_of, state_of, types_of
 from kvqueue_fastapi.store.sqlite import sends

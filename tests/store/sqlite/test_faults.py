@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 
 from kvqueue_fastapi.errors import KvQueueClosedError, StoreError
-from kvqueue_fastapi.model import AtomicWrite, Check, KvSet, Outcome, Query
+from kvqueue_fastapi.keeper import Query
+from kvqueue_fastapi.model import (
+    AtomicWrite,
+    Check,
+    KvSet,
+    Outcome,
+)
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import AnyStore, open_store
 from tests.store.given import ManualClock, claim, claimed_ids, ending, mail, once, send

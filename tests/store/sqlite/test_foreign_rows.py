@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from kvqueue_fastapi.model import Failure, Outcome, Query, State
+from kvqueue_fastapi.keeper import Query, State
+from kvqueue_fastapi.model import Failure, Outcome
 from kvqueue_fastapi.store import AnyStore
 from tests.store.given import (
     LEASE_MS,

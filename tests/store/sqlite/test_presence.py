@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kvqueue_fastapi.model import State
+from kvqueue_fastapi.keeper import State
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import AnyStore, open_store
 from kvqueue_fastapi.store.sqlite import presence
