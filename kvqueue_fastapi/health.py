@@ -53,8 +53,7 @@ class HealthCheck:
 
     async def _oldest_age_s(self) -> float | None:
         # What nobody handles is no fault of this process, and no restart would mend it.
-        types = sorted(await self._store.listened_types())
-        age_ms = await self._admin.oldest_ready_age_ms(types)
+        age_ms = await self._admin.oldest_ready_age_ms()
         return None if age_ms is None else age_ms / 1000
 
 

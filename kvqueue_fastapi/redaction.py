@@ -5,6 +5,7 @@ import logging
 import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, NamedTuple, TypeVar
@@ -110,7 +111,8 @@ class Redaction:
         if self._hook is None:
             return shape(value)
         try:
-            return shape(self._hook(kind, value))
+            # A copy, because a hook may change what it is given.
+            return shape(self._hook(kind, deepcopy(value)))
         except BaseException as error:  # noqa: BLE001 because no hook may stop the listener
             self._report(error)
             return f"redaction failed: {type(error).__name__}"

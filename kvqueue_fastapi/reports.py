@@ -15,6 +15,8 @@ BUSY_S: Final = 2.0
 """How often to report what has changed."""
 IDLE_S: Final = 30.0
 """How often to report where nothing has."""
+AGAIN_S: Final = 5.0
+"""How soon to try again what could not be written: that tells when it can be."""
 LAG_WINDOW_S: Final = 60.0
 
 
@@ -37,38 +39,45 @@ class Reporter:
         self._lag = _LoopLag()
         self._listener_id = 0
         self._last = Report(0, 0)
-        self._reported_at = 0.0
+        self._tried_at = 0.0
+        self._has_failed = False
 
     def begin(self, listener_id: int) -> None:
         """Report for this listener from now on, which has its event loop here."""
         self._listener_id = listener_id
         self._lag.begin()
-        self._reported_at = time.monotonic()
+        self._tried_at = time.monotonic()
 
     def look(self) -> None:
         """Report, if it is time to. Blocks."""
         self._lag.look()
         report = Report(self._running(), self._lag.longest_ms)
-        age_s = time.monotonic() - self._reported_at
-        is_news = report != self._last or self._deliveries.has_some
-        is_time = age_s >= IDLE_S or (is_news and age_s >= BUSY_S)
-        if is_time and self._store.can_write:
+        if time.monotonic() - self._tried_at >= self._rest_s(report):
             self._report(report)
 
     def finish(self) -> None:
         """Report what ended since the last time, if anything did. Blocks."""
-        if self._deliveries.has_some and self._store.can_write:
+        if self._deliveries.has_some and not self._has_failed:
             with suppress(Exception):  # the last counts are not worth an error at the end
                 self._report(Report(0, self._lag.longest_ms))
 
+    def _rest_s(self, report: Report) -> float:
+        if self._has_failed:
+            return AGAIN_S
+        is_news = report != self._last or self._deliveries.has_some
+        return BUSY_S if is_news else IDLE_S
+
     def _report(self, report: Report) -> None:
         tallies = self._deliveries.take()
+        self._has_failed = True
         try:
             self._store.report(self._listener_id, report, tallies)
         except BaseException:
             self._deliveries.put_back(tallies)
             raise
-        self._last, self._reported_at = report, time.monotonic()
+        finally:
+            self._tried_at = time.monotonic()
+        self._last, self._has_failed = report, False
 
 
 class _LoopLag:

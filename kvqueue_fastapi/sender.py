@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
-from kvqueue_fastapi.errors import KvQueueError, QueueFullError
+from kvqueue_fastapi.errors import KvQueueError, QueueFullError, shown
 from kvqueue_fastapi.model import AtomicWrite, Committed, Send
 from kvqueue_fastapi.outgoing import CallSend, OutgoingMessage, SendOptions, prepare, with_options
 from kvqueue_fastapi.settings import KvQueueSettings
@@ -70,6 +70,15 @@ class Sender:
 
         async def call(given: Sequence[OutgoingMessage]) -> list[int]:
             nonlocal ids
+            if ids is not None:
+                msg = "Middleware awaited call_next twice, which would send twice. Await it once."
+                raise KvQueueError(msg)
+            if (wrong := _no_message(given)) is not None:
+                msg = (
+                    f"Middleware handed on {shown(wrong)}, allowed is a list of OutgoingMessage. "
+                    "Hand on those that it was given, or dataclasses.replace of them."
+                )
+                raise KvQueueError(msg)
             if len(given) != len(messages):
                 msg = (
                     f"Middleware handed on {len(given)} messages, allowed are as many as it was "
@@ -119,6 +128,14 @@ class Sender:
         if self._pending is not None:
             await self._pending.admit(store, len(sends))
         return await store.send_within(connection, sends)
+
+
+def _no_message(given: Any) -> object:
+    """What is wrong with what a middleware handed on; None: nothing is."""
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        return given
+    wrong = (one for one in given if not isinstance(one, OutgoingMessage))
+    return next(wrong, None)
 
 
 class _Pending:

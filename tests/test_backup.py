@@ -110,6 +110,17 @@ async def test_restored_store_goes_on_beyond_what_was_known_outside(tmp_path: Pa
     assert fresh.versionstamp > known.versionstamp
 
 
+async def test_restored_store_that_was_empty_gives_no_id_again_either(tmp_path: Path) -> None:
+    async with running(tmp_path, listen=False) as bench:
+        await backup_store(str(tmp_path / "q.db"), tmp_path / "b.db")
+        known = await bench.queue.send_message("n")
+
+    await restore_store(tmp_path / "b.db", str(tmp_path / "new.db"))
+
+    async with running(str(tmp_path / "new.db"), listen=False) as bench:
+        assert await bench.queue.send_message("n") == known + AHEAD
+
+
 @pytest.mark.parametrize("name", ["b.db", "b.db-wal"])
 async def test_nothing_that_is_there_is_replaced(tmp_path: Path, name: str) -> None:
     async with running(tmp_path, listen=False):

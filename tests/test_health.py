@@ -168,3 +168,26 @@ def test_route_can_be_guarded(tmp_path: Path) -> None:
     for guard in (nobody, Depends(nobody)):
         with TestClient(app_with(tmp_path, dependencies=[guard])) as client:
             assert client.get("/internal/health").status_code == 403
+
+
+async def test_lock_of_another_program_is_no_illness(tmp_path: Path) -> None:
+    async with running(tmp_path, handle) as bench:
+        await bench.queue.send_message("nobody's")
+        with sqlite3.connect(tmp_path / "q.db", isolation_level=None) as foreign:
+            foreign.execute("BEGIN EXCLUSIVE")
+            locked = await bench.queue.health()
+            foreign.execute("ROLLBACK")
+
+    assert (locked.ok, locked.problems) == (True, ())
+
+
+async def test_refusal_of_a_minute_ago_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path, handle, listen=False) as bench:
+        bench.queue._handle.store._patience.outages.has_failed()
+        before = await bench.queue.health()
+        monkeypatch.setattr("kvqueue_fastapi.store.outages.LATE_S", 0)
+
+        assert (await bench.queue.health()).ok
+    assert not before.ok

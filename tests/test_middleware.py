@@ -17,6 +17,7 @@ from kvqueue_fastapi import (
     HandlerError,
     Kv,
     KvQueue,
+    KvQueueAdmin,
     KvQueueError,
     KvQueueModule,
     KvQueueSettings,
@@ -391,3 +392,30 @@ async def test_message_in_a_transaction_of_the_callers_goes_through_as_well(
             await connection.commit()
 
     assert [one.split()[1] for one in passed] == ["sends", "sent"] * 2
+
+
+async def test_middleware_sends_once_and_messages_alone(tmp_path: Path) -> None:
+    class Twice(Middleware):
+        async def send(self, messages: Any, call_next: CallSend) -> list[int]:
+            await call_next(messages)
+            return await call_next(messages)
+
+    class Texts(Middleware):
+        async def send(self, messages: Any, call_next: CallSend) -> list[int]:
+            return await call_next([message.type for message in messages])
+
+    class Generated(Middleware):
+        async def send(self, messages: Any, call_next: CallSend) -> list[int]:
+            return await call_next(message for message in messages)  # type: ignore[arg-type]
+
+    for one, error, count in (
+        (Twice(), "awaited call_next twice", 1),
+        (Texts(), "handed on 'n', allowed is a list of OutgoingMessage", 1),
+        (Generated(), "handed on <generator", 1),
+    ):
+        async with running(tmp_path, middleware=[one]) as injector:
+            with pytest.raises(KvQueueError, match=error):
+                await injector.get(Kv).atomic().send_message("n").commit()
+
+            messages = await injector.get(KvQueueAdmin).messages()
+        assert len(messages) == count

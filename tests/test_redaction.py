@@ -450,3 +450,21 @@ async def test_payload_is_not_logged_by_any_ending(
 )
 def test_no_password_of_a_url_is_shown(url: str, shown: str) -> None:
     assert shown_url(url) == shown
+
+
+async def test_hook_that_changes_what_it_is_given_hides_it_and_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    def hide(_message_type: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            value.pop("password", None)
+        return value
+
+    module = KvQueueModule(str(tmp_path / "q.db"), listen=False, redact=hide)
+    injector = Injector([module])
+    async with module.running(injector) as queue:
+        message_id = await queue.send_message("n", {"password": "x", "a": 1}, headers={"b": "c"})
+        record = await injector.get(KvQueueAdmin).message(message_id)
+
+    assert record is not None
+    assert (record.data, record.is_redacted, record.headers) == ({"a": 1}, True, {"b": "c"})

@@ -1,9 +1,13 @@
 import asyncio
+import sqlite3
 import time
 from pathlib import Path
 
-from kvqueue_fastapi import Message, Minute, Reject, on_queue_message
-from kvqueue_fastapi.reports import _LoopLag
+import pytest
+
+from kvqueue_fastapi import Message, Minute, Reject, StoreError, on_queue_message
+from kvqueue_fastapi.deliveries import Deliveries
+from kvqueue_fastapi.reports import Reporter, _LoopLag
 from tests.contract.harness import Seen, running, until
 
 
@@ -91,3 +95,28 @@ async def test_loop_that_has_not_answered_yet_is_late_already() -> None:
     lag.look()
 
     assert lag.longest_ms >= 20
+
+
+async def test_report_that_failed_is_tried_again_and_tells_that_it_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path, listen=False) as bench:
+        store = bench.queue._handle.store
+        reporter = Reporter(store, Deliveries(), lambda: 1)
+        reporter.begin(await store.enter_listener(["n"]))
+        monkeypatch.setattr("kvqueue_fastapi.reports.BUSY_S", 0)
+        with sqlite3.connect(tmp_path / "q.db") as foreign:
+            foreign.execute("ALTER TABLE kvqueue_minutes RENAME TO gone")
+        with pytest.raises(StoreError):
+            await asyncio.to_thread(reporter.look)
+        store._patience.outages.has_failed()
+        with sqlite3.connect(tmp_path / "q.db") as foreign:
+            foreign.execute("ALTER TABLE gone RENAME TO kvqueue_minutes")
+
+        await asyncio.to_thread(reporter.look)
+        early = (await bench.admin.listeners())[0].running
+        monkeypatch.setattr("kvqueue_fastapi.reports.AGAIN_S", 0)
+        await asyncio.to_thread(reporter.look)
+
+        assert (early, (await bench.admin.listeners())[0].running) == (0, 1)
+        assert store.can_write

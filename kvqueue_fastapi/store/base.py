@@ -33,8 +33,8 @@ SUSPECT_CRASHES: Final = 2
 """After so many a message is quarantined. The first one says little: it befalls all that a
 process has in hand."""
 
-MAX_PRIORITIES: Final = 1_000
-"""Of all types together, more are not looked at for the age of the oldest message."""
+MAX_STEPS: Final = 20_000
+"""More types and priorities are not looked at for the age of the oldest message."""
 
 MINUTE_MS: Final = 60_000
 MINUTES_KEPT: Final = 60
@@ -328,10 +328,11 @@ class StoreAdmin(Protocol):
         """The processes that listen."""
         ...
 
-    async def oldest_ready_age_ms(self, types: Sequence[str]) -> int | None:
-        """For how long the oldest of these types has been due; None: none is, or they are paused.
+    async def oldest_ready_age_ms(self) -> int | None:
+        """For how long the oldest message has been due; None: none is.
 
-        It costs the same at any depth; of more than 1,000 priorities, the highest count.
+        Of types that somebody listens to, and that are not paused. It costs the same at any
+        depth; of more than 20,000 types and priorities, the first count. It waits for no lock.
         """
         ...
 

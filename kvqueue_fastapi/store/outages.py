@@ -11,6 +11,8 @@ GRACE_S: Final = 1.0
 """At the most. It is longer than a lease keeper rests."""
 _GRACE_SHARE: Final = 0.25
 """Of a lease; it is longer than a lease keeper rests where leases are short."""
+LATE_S: Final = 60.0
+"""For so long it counts that something was refused, unless something else is written."""
 _UNSEEN_SHARE: Final = 0.4
 """Of a lease: a holder has more than that left, because it prolongs before half of it is gone."""
 
@@ -35,8 +37,14 @@ class Outages:
         self._unseen_s = lease_s * _UNSEEN_SHARE
         self._grace_s = min(lease_s * _GRACE_SHARE, GRACE_S)
         self._seen_at = time.monotonic()
-        self._over_at = -math.inf
+        self._over_at = self._failed_at = -math.inf
         self.lasts = self.is_shut = False
+
+    @property
+    def refuses(self) -> bool:
+        """Whether what is written was refused of late, and nothing was written since."""
+        # Not for ever: a process that writes nothing would never hear that it is over.
+        return self.lasts and time.monotonic() - self._failed_at < LATE_S
 
     def has_lock(self) -> None:
         """A transaction begins. That none did for long may be because none could."""
@@ -52,7 +60,7 @@ class Outages:
 
     def has_failed(self) -> None:
         """A transaction has failed in a way in which those of all others would."""
-        self.lasts = True
+        self.lasts, self._failed_at = True, time.monotonic()
 
     def is_shut_out(self) -> None:
         """A write has waited for a lock in vain, or would have had to."""

@@ -1,4 +1,4 @@
-"""Bounded runs under fire: a hundred processes killed, ended, frozen or cut off."""
+"""Bounded runs under fire: some ninety processes killed, ended, frozen or cut off."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from tests.crash.plan import Plan
 from tests.crash.run import run
 
-PATIENCE_S = 120
+PATIENCE_S = 300
 """How long it may take to hit so many, on a machine that has much else to do."""
 
 
@@ -16,7 +16,7 @@ PATIENCE_S = 120
     [
         Plan(workers=1, seconds=PATIENCE_S, kills=25, pause_s=0.3),
         pytest.param(
-            Plan(workers=3, seconds=PATIENCE_S, kills=75, pause_s=0.2), marks=pytest.mark.long
+            Plan(workers=3, seconds=PATIENCE_S, kills=50, pause_s=0.2), marks=pytest.mark.long
         ),
         Plan(workers=1, seconds=PATIENCE_S, kills=12, pause_s=0.15, machines=3),
     ],

@@ -88,14 +88,17 @@ async def test_oldest_is_found_over_types_and_priorities(
     await send_at("c", 900)
     await send(store, Send("d", "1", delay_ms=60_000))
 
-    async def age(*types: str) -> int | None:
-        return await store.admin.oldest_ready_age_ms(types)
-
-    assert [await age(kind) for kind in "abd"] == [300, 400, None]
-    assert await age("a", "b", "d") == 400
-    assert await age() is None
+    unheard = await store.admin.oldest_ready_age_ms()
+    first = await store.enter_listener(["a", "d"])
+    one_type = await store.admin.oldest_ready_age_ms()
+    await store.enter_listener(["b", "d", "none"])
+    all_types = await store.admin.oldest_ready_age_ms()
     await store.admin.set_paused("b", paused=True)
-    assert await age("a", "b") == 300
+    paused = await store.admin.oldest_ready_age_ms()
+    store.leave_listener(first)
+
+    assert (unheard, one_type, all_types, paused) == (None, 300, 400, 300)
+    assert await store.admin.oldest_ready_age_ms() is None
 
 
 async def test_engine_that_could_not_write_of_late_says_so(store: AnyStore) -> None:

@@ -17,7 +17,7 @@ from kvqueue_fastapi.keeper import (
     TypeCounts,
 )
 from kvqueue_fastapi.model import Send
-from kvqueue_fastapi.store.base import MAX_PRIORITIES, MINUTE_MS, MINUTES_KEPT
+from kvqueue_fastapi.store.base import MAX_STEPS, MINUTE_MS, MINUTES_KEPT
 from kvqueue_fastapi.store.postgres import locks
 from kvqueue_fastapi.store.postgres import statements as sql
 from kvqueue_fastapi.store.postgres.connection import Row
@@ -172,10 +172,9 @@ class PostgresAdmin:
             for row in await self._look(sql.LISTENERS)
         ]
 
-    async def oldest_ready_age_ms(self, types: Sequence[str]) -> int | None:
-        """For how long the oldest of these types has been due; None: none is."""
-        most = len(types) + MAX_PRIORITIES
-        ((age_ms,),) = await self._look(sql.OLDEST_READY, self._now_ms(), list(types), most)
+    async def oldest_ready_age_ms(self) -> int | None:
+        """For how long the oldest message has been due that somebody may handle."""
+        ((age_ms,),) = await self._look(sql.OLDEST_READY, self._now_ms(), MAX_STEPS)
         return None if age_ms is None else max(0, age_ms)
 
     async def minutes(self) -> list[Minute]:

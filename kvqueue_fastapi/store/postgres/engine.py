@@ -149,7 +149,7 @@ class PostgresStore:
     @property
     def can_write(self) -> bool:
         """Whether what is written was not refused of late."""
-        return not self._patience.outages.lasts
+        return not self._patience.outages.refuses
 
     async def ready_types(self, *, after: str, limit: int) -> list[str]:
         """Types with something to claim, in order, beginning behind `after`."""

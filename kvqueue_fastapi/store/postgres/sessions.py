@@ -158,11 +158,13 @@ class Sessions:
         """
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._run(work, timeout_s)
+                result = await self._run(work, timeout_s)
         except KvQueueError:
             raise
         except Exception as error:  # noqa: BLE001 because each is told of as what it is to a caller
             raise store_error(error, self.server) from _bare(error)
+        self.patience.outages.has_written()
+        return result
 
     async def look(self, work: Work[R]) -> R:
         """As `attempt`, for questions that may take long."""

@@ -487,14 +487,14 @@ _PRIORITY: Final = "SELECT priority FROM {schema}.kvqueue_messages WHERE state =
 OLDEST_READY: Final = f"""
 WITH RECURSIVE steps (type, priority) AS (
     SELECT asked.type, ({_PRIORITY} asked.type ORDER BY priority DESC LIMIT 1)
-      FROM unnest($2::text[]) AS asked (type)
+      FROM ({LISTENED_TYPES}) AS asked
      WHERE NOT EXISTS (SELECT 1 FROM {{schema}}.kvqueue_types AS known
                         WHERE known.type = asked.type AND known.paused)
     UNION ALL
     SELECT steps.type, ({_PRIORITY} steps.type AND priority < steps.priority
                          ORDER BY priority DESC LIMIT 1)
       FROM steps WHERE steps.priority IS NOT NULL),
-few AS (SELECT * FROM steps LIMIT $3)
+few AS (SELECT * FROM steps LIMIT $2)
 SELECT {_now("$1")} - min((SELECT due_at_ms FROM {{schema}}.kvqueue_messages
              WHERE state = 0 AND type = few.type AND priority = few.priority
              ORDER BY due_at_ms LIMIT 1))

@@ -1,6 +1,5 @@
 """The keeper's verbs on SQLite."""
 
-import json
 import re
 import sqlite3
 from collections import defaultdict
@@ -17,7 +16,7 @@ from kvqueue_fastapi.keeper import (
     TypeCounts,
 )
 from kvqueue_fastapi.model import Send
-from kvqueue_fastapi.store.base import MAX_PRIORITIES, MINUTE_MS, MINUTES_KEPT, Clock
+from kvqueue_fastapi.store.base import MAX_STEPS, MINUTE_MS, MINUTES_KEPT, Clock
 from kvqueue_fastapi.store.records import STATES, record_of, send_of, state_of, types_of
 from kvqueue_fastapi.store.sqlite import sends
 from kvqueue_fastapi.store.sqlite import statements as sql
@@ -143,10 +142,9 @@ class SqliteAdmin:
             for row in rows
         ]
 
-    async def oldest_ready_age_ms(self, types: Sequence[str]) -> int | None:
-        """For how long the oldest of these types has been due; None: none is."""
-        names = {"types": json.dumps(list(types)), "most": len(types) + MAX_PRIORITIES}
-        ((due_at_ms,),) = await self._reader.fetch_all(sql.OLDEST_READY, names)
+    async def oldest_ready_age_ms(self) -> int | None:
+        """For how long the oldest message has been due that somebody may handle."""
+        ((due_at_ms,),) = await self._reader.fetch_all(sql.OLDEST_READY, {"most": MAX_STEPS})
         return None if due_at_ms is None else max(0, self._clock.wall_ms() - due_at_ms)
 
     async def minutes(self) -> list[Minute]:

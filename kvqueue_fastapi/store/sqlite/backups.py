@@ -67,6 +67,7 @@ def restore(backup: Path, url: str, progress: Progress) -> StoreBackup:
         copy.execute(sql.BEGIN)
         copy.execute(sql.RELEASE_ALL)
         copy.execute(sql.DELETE_LISTENERS)
+        copy.execute(sql.SEED_IDS)
         copy.execute(sql.SKIP_IDS, {"ahead": AHEAD})
         copy.execute(sql.SKIP_VERSIONS, {"ahead": AHEAD})
         copy.execute(sql.COMMIT)

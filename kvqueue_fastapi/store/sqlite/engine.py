@@ -178,7 +178,7 @@ class SqliteStore:
     @property
     def can_write(self) -> bool:
         """Whether what is written was not refused of late."""
-        return not self._patience.outages.lasts
+        return not self._patience.outages.refuses
 
     async def count_pending(self, *, most: int) -> int:
         """How many messages wait, counted to about `most`."""

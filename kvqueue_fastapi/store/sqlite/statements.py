@@ -398,11 +398,13 @@ SELECT id, host, pid, since_ms, types,
 # From one priority to the next, because the oldest of a type would be sought in all of it.
 OLDEST_READY: Final = """
 WITH RECURSIVE steps (type, priority) AS (
-    SELECT asked.value, (SELECT max(priority) FROM kvqueue_messages
-                          WHERE state = 0 AND type = asked.value)
-      FROM json_each(:types) AS asked
+    SELECT asked.type, (SELECT max(priority) FROM kvqueue_messages
+                         WHERE state = 0 AND type = asked.type)
+      FROM (SELECT DISTINCT type.value AS type
+              FROM kvqueue_listeners, json_each(iif(json_valid(types), types, '[]')) AS type)
+        AS asked
      WHERE NOT EXISTS (SELECT 1 FROM kvqueue_types AS known
-                        WHERE known.type = asked.value AND known.paused = 1)
+                        WHERE known.type = asked.type AND known.paused = 1)
     UNION ALL
     SELECT type, (SELECT max(priority) FROM kvqueue_messages
                    WHERE state = 0 AND type = steps.type AND priority < steps.priority)
@@ -452,6 +454,12 @@ DELETE_LISTENERS: Final = "DELETE FROM kvqueue_listeners"
 COUNT_BACKUP: Final = """
 SELECT (SELECT count(*) FROM kvqueue_messages), (SELECT count(*) FROM kvqueue_dead_letters),
        (SELECT count(*) FROM kvqueue_kv)
+"""
+# Where no message was ever stored, there is no row yet.
+SEED_IDS: Final = """
+INSERT INTO sqlite_sequence (name, seq)
+SELECT 'kvqueue_messages', 0
+ WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'kvqueue_messages')
 """
 SKIP_IDS: Final = """
 UPDATE sqlite_sequence SET seq = seq + :ahead WHERE name = 'kvqueue_messages'
