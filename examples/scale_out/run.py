@@ -141,6 +141,9 @@ class Shop:
     def left(self) -> int:
         return int(self._ask("/left"))
 
+    def leases(self, pid: int) -> int:
+        return int(self._ask(f"/leases/{pid}"))
+
     def handled(self) -> list[dict[str, Any]]:
         answer: list[dict[str, Any]] = self._ask("/handled")
         return answer
@@ -165,6 +168,7 @@ def main() -> int:
         with ThreadPoolExecutor(CUSTOMERS) as customers:
             answers = customers.map(shop.order, range(ORDERS))
             running.until(lambda: len(shop.handled()) >= KILL_AT)
+            running.until(lambda: shop.leases(doomed.pid) > 0)
             killed_at = running.kill(doomed)
             print(f"worker {doomed.pid} is killed", flush=True)
             late = running.worker()

@@ -1,7 +1,7 @@
 """The shop of the example. Every process runs this file; how it is started says what it does.
 
-`KVQUEUE_LISTEN=false uvicorn shop:app` takes orders and only sends. `python -m kvqueue_fastapi
-worker shop:app` only handles; start as many as you like.
+`KVQUEUE_LISTEN=false uvicorn shop:app` takes orders and only sends. `kvqueue worker shop:app`
+only handles; start as many as you like.
 """
 
 import asyncio
@@ -53,6 +53,11 @@ async def place(order: int, queue: KvQueueDep) -> None:
 @app.get("/left")
 async def left(admin: Annotated[KvQueueAdmin, Injected(KvQueueAdmin)]) -> int:
     return len(await admin.messages())
+
+
+@app.get("/leases/{pid}")
+async def leases(pid: int, admin: Annotated[KvQueueAdmin, Injected(KvQueueAdmin)]) -> int:
+    return sum(one.leases for one in await admin.listeners() if one.pid == pid)
 
 
 @app.get("/handled")

@@ -38,7 +38,9 @@ async def test_a_row_that_a_foreign_program_inserts_is_handled_soon(fleet: Fleet
 async def test_the_sqlite3_program_can_send(fleet: Fleet) -> None:
     await fleet.start()
 
-    await asyncio.to_thread(subprocess.run, ["sqlite3", fleet.database, INSERT], check=True)
+    await asyncio.to_thread(
+        subprocess.run, ["sqlite3", "-cmd", ".timeout 5000", fleet.database, INSERT], check=True
+    )
 
     line = await fleet.begun(1, within_s=5)
     assert line.key == "foreign"
