@@ -28,7 +28,7 @@ Raised = tuple[type[BaseException], BaseException, TracebackType | None]
 
 MAX_TEXT_CHARACTERS: Final = 1_000
 MAX_TRACE_CHARACTERS: Final = 8_000
-PASSWORDS: Final = re.compile(r"(?<=://)([^/:]*:).*(?=@)|([?&]\w*password=)[^&#]*", re.DOTALL)
+PASSWORDS: Final = re.compile(r"(?<=:/)(/?[^/:]*:).*(?=@)|([?&]\w*password=)[^&#]*", re.DOTALL)
 """Of a URL: up to the last @, because a password may hold one that nobody has quoted."""
 
 

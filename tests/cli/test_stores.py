@@ -190,3 +190,33 @@ def test_an_older_store_is_migrated_by_migrate_alone(
     assert migrated.record == {"store": str(directory / "old.db"), "from": 2, "to": newest}
     assert again.out == f"{directory / 'old.db'} has schema {newest} already.\n"
     assert kvqueue("ls").code == 0
+
+
+# --- what a URL must not give away ---
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+asyncpg://shop:geheim@db/shop",
+        "Postgresql://shop:geheim@db/shop",
+        "postgresql:/shop:geheim@db/shop",
+        "postgres+psycopg:/shop:ge/h@eim@db/shop",
+        "redis://:geheim@db",
+        "mysql://shop:geheim@db/shop?password=geheim",
+        "sqlite://shop:geheim@db",
+    ],
+)
+@pytest.mark.parametrize("command", ["stats", "doctor", "health", "migrate", "backup b.db"])
+def test_no_error_shows_a_password(
+    directory: Path, kvqueue: Kvqueue, monkeypatch: pytest.MonkeyPatch, url: str, command: str
+) -> None:
+    monkeypatch.setenv("KVQUEUE_URL", url)
+
+    ran = kvqueue(*command.split())
+
+    assert ran.code == 2
+    assert "***@db" in ran.err
+    assert "eim" not in ran.out + ran.err
+    assert ("without a driver such as +asyncpg" in ran.err) == ("ostgres" in url)
+    assert list(directory.glob("*/*")) == []

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from kvqueue_fastapi.errors import InvalidOptionError, StoreError, shown
+from kvqueue_fastapi.redaction import shown_url
 
 MEMORY: Final = ":memory:"
+_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]+:/|postgres(ql)?(\+\w+)?:", re.IGNORECASE)
+_POSTGRES: Final = re.compile(r"postgres(ql)?(\+\w+)?:", re.IGNORECASE)
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
@@ -25,7 +28,8 @@ def path_of(url: str) -> str:
         url: a path, `sqlite:///relative`, `sqlite:////absolute` or `:memory:`.
 
     Raises:
-        InvalidOptionError: it is empty, or begins with ":" without being `:memory:`.
+        InvalidOptionError: it is empty, begins with ":" without being `:memory:`, or is a URL of
+            something else, of which no password is shown.
     """
     given: Any = url
     if not isinstance(given, str):
@@ -39,20 +43,27 @@ def path_of(url: str) -> str:
         raise InvalidOptionError(msg)
     if path.startswith(":"):
         msg = (
-            f"Filename cannot start with ':' unless prefixed with './': {path!r}. "
-            f"Write './{path}', or ':memory:' for a queue without a file."
+            f"Filename cannot start with ':' unless prefixed with './': {shown_url(path)!r}. "
+            f"Write './{shown_url(path)}', or ':memory:' for a queue without a file."
         )
         raise InvalidOptionError(msg)
-    if "\0" in path or "://" in path:
+    if "\0" in path or "://" in path or _SCHEME.match(path):
+        remedy = (
+            "Write postgresql://user@host/database: in small letters, with two slashes, without "
+            "a driver such as +asyncpg."
+            if _POSTGRES.match(path)
+            else "Give one of them."
+        )
         msg = (
-            f"{url!r} is neither a path nor sqlite:///relative nor sqlite:////absolute nor "
-            "postgresql://user@host/database, which are what can be opened. Give one of them."
+            f"{shown_url(url)!r} is neither a path nor sqlite:///relative nor "
+            "sqlite:////absolute nor postgresql://user@host/database, which are what can be "
+            f"opened. {remedy}"
         )
         raise InvalidOptionError(msg)
     try:
         os.fsencode(path)
     except UnicodeEncodeError as error:
-        msg = f"{shown(url)} is no file name: {error}. Leave out lone surrogates."
+        msg = f"{shown(shown_url(url))} is no file name: {error}. Leave out lone surrogates."
         raise InvalidOptionError(msg) from error
     return str(Path(path).absolute())
 
