@@ -1,5 +1,6 @@
 """What a command asks before it does what cannot be undone."""
 
+import signal
 import sys
 
 from rich.prompt import Confirm
@@ -22,6 +23,19 @@ def require_yes(question: str, *, yes: bool) -> None:
     if not sys.stdin.isatty():
         msg = f"{question} Nobody is there to answer. Add --yes."
         raise WrongCommandError(msg)
-    if not Confirm.ask(Text(visible(question)), console=error_console(), default=False):
+    if not _is_yes(question):
         msg = "Nothing was changed."
         raise FailedError(msg)
+
+
+def _is_yes(question: str) -> bool:
+    console = error_console()
+    # That of asyncio only cancels the command, which does not see it while it waits here.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return Confirm.ask(Text(visible(question)), console=console, default=False)
+    except EOFError:
+        console.print()
+        return False
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -95,6 +95,27 @@ def test_what_cannot_be_undone_is_confirmed_with_its_count(
     assert bool(re.search(r"Discard n .*2/2", terminal.text)) == (left == 0)
 
 
+@pytest.mark.parametrize(
+    ("key", "code", "says"), [("\x03", 130, ""), ("\x04", 1, "Nothing was changed.")]
+)
+def test_ctrl_c_and_ctrl_d_end_a_question_at_once(
+    bench: Bench, key: str, code: int, says: str
+) -> None:
+    bench.die("n", 1)
+
+    with Terminal("dead", "discard", "--all") as terminal:
+        terminal.says(lambda text: "[y/n] (n)" in text)
+        if key == "\x03":
+            terminal.interrupt()
+        else:
+            terminal.answer(key)
+        assert terminal.ended() == code
+
+    assert len(bench.dead_letters()) == 1
+    assert says in terminal.text
+    assert "Traceback" not in terminal.text
+
+
 # --- live ---
 
 
