@@ -1,11 +1,13 @@
 """The `kvqueue` command: an operator's view of a queue, over its public faces."""
 
+import io
 import sys
 from collections.abc import Sequence
 from typing import Final
 
 _EXTRA: Final = ("typer", "rich")
 _WRONG: Final = 2
+_INTERRUPTED: Final = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,8 +24,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         Exception: the app's own code failed, in a worker.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # What is stored must not end the command where the locale cannot write it.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         from kvqueue_fastapi.cli.application import run  # noqa: PLC0415 because it needs the extra
+
+        return run(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:  # before a command begins, or when it has ended
+        return _INTERRUPTED
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in _EXTRA:
@@ -33,4 +43,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "pip install 'kvqueue_fastapi[cli]'.\n"
         )
         return _WRONG
-    return run(sys.argv[1:] if arguments is None else arguments)

@@ -48,6 +48,36 @@ def test_without_the_extra_a_line_says_what_to_install(directory: Path, library:
     )
 
 
+def test_ctrl_c_while_it_loads_ends_it_quietly(directory: Path) -> None:
+    start = """
+import sys
+from kvqueue_fastapi.cli import main
+
+class Interrupt:
+    def find_spec(name, *_):
+        if name == "typer":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupt)
+sys.exit(main(["ls"]))
+"""
+
+    ran = piped(sys.executable, "-c", start)
+
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("command", ["ls", "show 1", "stats", "doctor"])
+def test_what_a_locale_cannot_write_is_written_as_escapes(bench: Bench, command: str) -> None:
+    bench.send(("größe", "ü→😀"))
+
+    ran = piped(*KVQUEUE, *command.split(), PYTHONIOENCODING="ascii")
+
+    assert ran.returncode == (command == "doctor")
+    assert "gr\\xf6\\xdfe" in ran.stdout
+    assert "Traceback" not in ran.stderr
+
+
 def test_the_package_loads_neither_library_by_itself(directory: Path) -> None:
     start = "import sys, kvqueue_fastapi; print({'typer', 'rich'} & {*sys.modules})"
 
