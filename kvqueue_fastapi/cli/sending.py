@@ -1,6 +1,9 @@
 """`kvqueue send`: one message, or a file of them."""
 
-from collections.abc import Iterable, Sequence
+import asyncio
+import signal
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -15,6 +18,7 @@ from kvqueue_fastapi.cli.payloads import payload_of
 from kvqueue_fastapi.cli.progress import bar
 from kvqueue_fastapi.cli.stores import Place, completed
 from kvqueue_fastapi.cli.texts import counted
+from kvqueue_fastapi.endings import to_the_end
 from kvqueue_fastapi.errors import KvQueueError, QueueFullError, StoreError
 from kvqueue_fastapi.lifespan import Runtime
 from kvqueue_fastapi.queue import KvQueue
@@ -124,7 +128,7 @@ async def _send_file(
         total = checked(file, place.runtime().settings)
         file.seek(0)
         async with place.opened(create=create) as runtime:
-            sent = await _send_lines(runtime, _from(messages(file), from_line), total)
+            sent = await _send_lines(runtime, _from(messages(file), from_line), total, output)
     if output.as_json:
         output.record(sent._asdict())
     else:
@@ -132,13 +136,48 @@ async def _send_file(
         output.say(f"{counted(sent.sent, 'message')} sent{ids}.")
 
 
-async def _send_lines(runtime: Runtime, lines: Iterable[Line], total: int) -> Range:
+async def _send_lines(runtime: Runtime, lines: Iterable[Line], total: int, output: Output) -> Range:
     left, sent = iter(lines), Range()
-    with bar("Send", total) as advance:
+    with bar("Send", total) as advance, _on_terminate() as terminated:
         while part := list(islice(left, SLICE)):
-            sent = await _send_part(runtime.queue, part, sent)
+            sending = asyncio.create_task(_send_part(runtime.queue, part, sent))
+            try:
+                # To its end, because else nobody knew whether this part went out.
+                sent = await to_the_end(sending)
+            except asyncio.CancelledError:
+                problem = _broken_off(part[-1], sending.result().sent)
+                if terminated.is_set():
+                    raise FailedError(problem) from None
+                output.note(problem)
+                raise
             advance(sent.sent)
     return sent
+
+
+@contextmanager
+def _on_terminate() -> Generator[asyncio.Event]:
+    """Cancel this task at a SIGTERM, which is told by an event."""
+    loop, task, terminated = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
+
+    def terminate() -> None:
+        terminated.set()
+        if task is not None:
+            task.cancel()
+
+    try:
+        loop.add_signal_handler(signal.SIGTERM, terminate)
+    except NotImplementedError:  # Windows has no SIGTERM to wait for
+        yield terminated
+        return
+    try:
+        yield terminated
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+
+
+def _broken_off(last: Line, sent: int) -> str:
+    went = f"{counted(sent, 'message')} went out"
+    return f"It was broken off: {went}. Go on with --from-line {last.number + 1}."
 
 
 async def _send_part(queue: KvQueue, part: Sequence[Line], sent: Range) -> Range:

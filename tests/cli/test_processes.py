@@ -3,9 +3,11 @@
 import json
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -144,6 +146,37 @@ def test_ctrl_c_and_ctrl_d_end_a_question_at_once(
     assert len(bench.dead_letters()) == 1
     assert says in terminal.text
     assert "Traceback" not in terminal.text
+
+
+# --- broken off ---
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 1)])
+def test_a_file_that_is_broken_off_says_where_to_go_on(
+    bench: Bench, directory: Path, sent: signal.Signals, code: int
+) -> None:
+    (directory / "many").write_text("\n" + '{"type": "n"}\n' * 15_000)
+    command = [*KVQUEUE, "send", "--file", "many"]
+
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as sending:
+        assert sending.stderr is not None
+        while stored(bench.url) == 0:
+            assert sending.poll() is None
+        sending.send_signal(sent)
+        ended = sending.wait(PATIENCE_S)
+        said = " ".join(sending.stderr.read().split())
+
+    there = stored(bench.url)
+    assert ended == code
+    assert f"{there:,} messages went out. Go on with --from-line {there + 2}." in said
+    assert 0 < there < 15_000
+    assert "Traceback" not in said
+
+
+def stored(path: str) -> int:
+    with closing(sqlite3.connect(path)) as connection:
+        (count,) = connection.execute("SELECT count(*) FROM kvqueue_messages").fetchone()
+    return int(count)
 
 
 # --- live ---
