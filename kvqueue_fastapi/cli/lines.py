@@ -40,6 +40,13 @@ class Line(NamedTuple):
     message: OutgoingMessage
 
 
+class Last(NamedTuple):
+    """How many messages a file has, and the number of the line of the last; 0: none."""
+
+    messages: int = 0
+    line: int = 0
+
+
 @contextmanager
 def opened(path: str) -> Generator[IO[str]]:
     """Open a file of messages, or stdin where the path is "-", to be read more than once.
@@ -62,21 +69,21 @@ def opened(path: str) -> Generator[IO[str]]:
         yield file
 
 
-def checked(lines: Iterable[str], settings: KvQueueSettings) -> int:
+def checked(lines: Iterable[str], settings: KvQueueSettings) -> Last:
     """Count the messages, each of which could be sent by itself.
 
     Raises:
         FailedError: one could not be; the text names its line.
     """
-    count = 0
+    last = Last()
     for line in messages(lines):
         one = line.message
         try:
             prepare(one.type, one.data, one.options, settings, _anything)
         except KvQueueError as error:
             raise at_line(line.number, str(error), "Nothing was sent.") from error
-        count += 1
-    return count
+        last = Last(last.messages + 1, line.number)
+    return last
 
 
 def messages(lines: Iterable[str]) -> Iterator[Line]:

@@ -60,14 +60,21 @@ def _send(  # noqa: PLR0913 because they are the options of the command
         ),
     ] = None,
     from_line: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Leave out the lines of --file before this.")
-    ] = 1,
-    delay: Annotated[float, typer.Option(metavar="SECONDS", help="When it is due.")] = 0,
+        int | None,
+        typer.Option(metavar="N", min=1, help="Leave out the lines of --file before this."),
+    ] = None,
+    delay: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="When it is due. [dim]\\[default: at once][/]"),
+    ] = None,
     key: Annotated[str | None, typer.Option(help="Ordering key.")] = None,
     idempotency_key: Annotated[
         str | None, typer.Option(help="A second message with the same is not stored.")
     ] = None,
-    priority: Annotated[int, typer.Option(help="Higher goes first within its type.")] = 0,
+    priority: Annotated[
+        int | None,
+        typer.Option(help="Higher goes first within its type. [dim]\\[default: 0][/]"),
+    ] = None,
     header: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="May be given several times.")
     ] = None,
@@ -83,19 +90,23 @@ def _send(  # noqa: PLR0913 because they are the options of the command
     With --app its payload is checked by the model of its handler before.
     """
     output, place = Output(as_json=as_json), Place(url, app)
-    options = {
+    given = {
         "delay": delay,
         "ordering_key": key,
         "idempotency_key": idempotency_key,
         "priority": priority,
         "headers": _headers(header) if header else None,
     }
+    options = {name: value for name, value in given.items() if value is not None}
     if file is not None:
-        if message_type is not None or any(options.values()):
+        if message_type is not None or options:
             msg = "With --file, type, payload and options stand in its lines. Leave them out here."
             raise WrongCommandError(msg)
-        completed(_send_file(place, file, from_line, output, create=create))
+        completed(_send_file(place, file, from_line or 1, output, create=create))
         return
+    if from_line is not None:
+        msg = "--from-line is the number of a line of --file. Give both, or neither."
+        raise WrongCommandError(msg)
     if message_type is None:
         msg = "Name the TYPE of the message, or a --file of messages."
         raise WrongCommandError(msg)
@@ -125,10 +136,17 @@ async def _send_file(
 ) -> None:
     with opened(path) as file:
         # All of them first, so that a mistake in the last one is told before any is sent.
-        total = checked(file, place.runtime().settings)
+        last = checked(file, place.runtime().settings)
+        if from_line > max(last.line, 1):
+            msg = (
+                f"--from-line is {from_line}, the last message stands in line {last.line}. Give "
+                "the number that the command said when it ended; if it was this, all is sent."
+            )
+            raise WrongCommandError(msg)
         file.seek(0)
         async with place.opened(create=create) as runtime:
-            sent = await _send_lines(runtime, _from(messages(file), from_line), total, output)
+            lines = _from(messages(file), from_line)
+            sent = await _send_lines(runtime, lines, last.messages, output)
     if output.as_json:
         output.record(sent._asdict())
     else:

@@ -69,6 +69,9 @@ def test_without_a_payload_it_is_null(bench: Bench, kvqueue: Kvqueue) -> None:
         (["n", json.dumps("x" * 70_000)], 1, "Payload too large (max 65536 bytes)"),
         (["n", "1", "--file", "m.ndjson"], 2, "With --file, type, payload and options stand in"),
         (["--priority", "1", "--file", "m.ndjson"], 2, "With --file, type, payload and options"),
+        (["--key", "", "--file", "m.ndjson"], 2, "With --file, type, payload and options"),
+        (["--delay", "0", "--file", "m.ndjson"], 2, "With --file, type, payload and options"),
+        (["n", "1", "--from-line", "1"], 2, "--from-line is the number of a line of --file."),
         (["--file", "gone.ndjson"], 2, "gone.ndjson cannot be read: No such file or directory."),
     ],
 )
@@ -166,6 +169,23 @@ def test_a_line_that_is_refused_late_is_named_and_where_to_go_on(
     assert "Line 4: Payload does not fit Order" in ended.err
     assert ended.err.endswith("Before it, 3 messages went out. Go on with --from-line 4.\n")
     assert (ran.code, len(bench.messages())) == (0, 5)
+
+
+@pytest.mark.parametrize(("number", "code", "left"), [(3, 0, 1), (4, 2, 0), (99, 2, 0)])
+def test_a_line_behind_the_last_message_is_refused(
+    bench: Bench, kvqueue: Kvqueue, number: int, code: int, left: int
+) -> None:
+    text = ndjson({"type": "n"}, "", {"type": "n"}, "")
+
+    ran = kvqueue("send", "--file", "-", "--from-line", number, stdin=text)
+
+    assert (ran.code, len(bench.messages())) == (code, left)
+    told = f"--from-line is {number}, the last message stands in line 3." in ran.err
+    assert told == (code == 2)
+
+
+def test_an_empty_file_is_no_mistake(bench: Bench, kvqueue: Kvqueue) -> None:
+    assert kvqueue("send", "--file", "-").out == "0 messages sent.\n"
 
 
 def test_a_full_queue_is_told_with_where_to_go_on(
