@@ -220,3 +220,22 @@ def test_no_error_shows_a_password(
     assert "eim" not in ran.out + ran.err
     assert ("without a driver such as +asyncpg" in ran.err) == ("ostgres" in url)
     assert list(directory.glob("*/*")) == []
+
+
+# --- what another program holds ---
+
+
+@pytest.mark.parametrize("command", ["stats", "ls", "health", "listeners", "doctor", "dead ls"])
+def test_who_only_looks_waits_for_no_writer(
+    directory: Path, kvqueue: Kvqueue, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("KVQUEUE_URL", "orders.db")
+    monkeypatch.setenv("KVQUEUE_LEASE_S", "1")
+    Bench("orders.db").send(("n", 1))
+
+    with closing(sqlite3.connect("orders.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        ran = kvqueue(*command.split())
+
+    assert "holds the database" not in ran.out + ran.err
+    assert ran.code == (command == "doctor")

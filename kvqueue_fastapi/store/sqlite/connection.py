@@ -24,6 +24,7 @@ _SHORTEST_WAIT_S: Final = 0.0005
 _LONGEST_WAIT_S: Final = 0.002
 _WAL_CEILING_BYTES: Final = 64 * 1024 * 1024
 _OWNER_ONLY: Final = 0o600
+_INCREMENTAL: Final = 2
 _creating: Final = threading.Lock()
 
 
@@ -198,7 +199,9 @@ def _create(path: str) -> None:
 def _prepare(connection: sqlite3.Connection, synchronous: str, patience: Patience) -> None:
     # Bytes that are no UTF-8 in one row that a foreign program wrote must not stop a claim.
     connection.text_factory = text
-    patiently(lambda: connection.execute("PRAGMA auto_vacuum = INCREMENTAL"), patience)
+    (vacuum,) = patiently(lambda: connection.execute("PRAGMA auto_vacuum").fetchone(), patience)
+    if vacuum != _INCREMENTAL:  # because to set it takes the write lock, which readers do without
+        patiently(lambda: connection.execute("PRAGMA auto_vacuum = INCREMENTAL"), patience)
     # This one ignores the busy timeout, which fails cold starts of several workers.
     patiently(lambda: connection.execute("PRAGMA journal_mode = WAL"), patience)
     connection.execute(_SYNCHRONOUS[synchronous])
