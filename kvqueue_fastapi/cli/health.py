@@ -11,7 +11,7 @@ from kvqueue_fastapi.cli.output import Output
 from kvqueue_fastapi.cli.stores import Place, completed
 from kvqueue_fastapi.cli.texts import duration
 from kvqueue_fastapi.errors import StoreError
-from kvqueue_fastapi.keeper import Health
+from kvqueue_fastapi.keeper import Health, TypeCounts
 
 
 def add_to(app: typer.Typer) -> None:
@@ -37,24 +37,43 @@ def _health(
 
 
 async def _tell(place: Place, max_age_s: float | None, output: Output) -> int:
-    health = await _look(place, max_age_s)
+    health, unhandled = await _look(place, max_age_s)
     if output.as_json:
         output.record(health)
     elif health.ok:
         age = health.oldest_age_s
-        due = "nothing is due" if age is None else f"a message has been due for {duration(age)}"
+        due = (
+            f"a message has been due for {duration(age)}"
+            if age is not None
+            else ("nothing is due that anyone handles" if unhandled else "nothing is due")
+        )
         output.say(f"The store answers, {due}.")
+        if unhandled:
+            output.say(f"{_waits(len(unhandled))} that nobody handles: {', '.join(unhandled)}.")
     else:
         for problem in health.problems:
             output.note(problem)
     return FINE if health.ok else FAILED
 
 
-async def _look(place: Place, max_age_s: float | None) -> Health:
+async def _look(place: Place, max_age_s: float | None) -> tuple[Health, list[str]]:
+    """How the queue is, and which types wait that no process handles."""
     try:
         async with place.opened() as runtime:
-            return await runtime.queue.health(max_age_s=max_age_s)
+            health = await runtime.queue.health(max_age_s=max_age_s)
+            counts = await runtime.admin.counts()
     except (StoreError, FailedError) as error:
-        return Health(
+        health = Health(
             ok=False, store=False, listening=None, oldest_age_s=None, problems=(str(error),)
         )
+        return health, []
+    waiting = [one for one in counts if not one.handled and _waiting(one)]
+    return health, [one.type for one in waiting]
+
+
+def _waiting(one: TypeCounts) -> int:
+    return one.ready + one.delayed + one.blocked + one.quarantined + one.isolated
+
+
+def _waits(types: int) -> str:
+    return "1 type waits" if types == 1 else f"{types:,} types wait"

@@ -330,6 +330,19 @@ def test_store_that_answers_is_healthy(bench: Bench, kvqueue: Kvqueue) -> None:
     }
 
 
+@ON_BOTH_ENGINES
+def test_health_names_what_waits_that_nobody_handles(bench: Bench, kvqueue: Kvqueue) -> None:
+    bench.send(("mail.send", 1), ("order.created", 1))
+
+    ran = kvqueue("health", "--max-age", 60)
+
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out == (
+        "The store answers, nothing is due that anyone handles.\n"
+        "2 types wait that nobody handles: mail.send, order.created.\n"
+    )
+
+
 def test_store_that_is_not_there_is_not_healthy(directory: Path, kvqueue: Kvqueue) -> None:
     ran = kvqueue("health", "--url", "gone.db", "--json")
 
