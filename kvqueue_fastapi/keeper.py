@@ -168,6 +168,8 @@ class ListenerRecord:
         seen_ms: when it last said something of itself: every 2 s while it is busy, else every 30.
         loop_lag_ms: the longest time that its event loop took to answer within a minute before.
         version: of this package, in its process; "" of one before there were reports.
+        is_alive: whether its process may live. One that is dead for sure is listed until another
+            listener takes over what it held.
     """
 
     id: int
@@ -180,3 +182,4 @@ class ListenerRecord:
     seen_ms: int = 0
     loop_lag_ms: int = 0
     version: str = ""
+    is_alive: bool = True

@@ -32,7 +32,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _listeners(*, url: Url = None, as_json: Json = False) -> None:
-    """List the processes that listen, the oldest first.
+    """List the processes that listen, the oldest first, and those that died at it.
 
     RUNNING are handlers at work when it was SEEN last, LEASES the messages that it holds, LAG
     how late its event loop has answered within a minute.
@@ -54,7 +54,7 @@ def _row(one: ListenerRecord) -> list[Cell]:
         one.host,
         str(one.pid),
         relative(one.since_ms),
-        relative(one.seen_ms),
+        relative(one.seen_ms) if one.is_alive else "dead",
         str(one.running),
         str(one.leases),
         str(one.loop_lag_ms),

@@ -5,7 +5,7 @@ from typing import Final
 
 from kvqueue_fastapi.cli.symptoms.findings import Finding, problem, warning
 from kvqueue_fastapi.cli.symptoms.outside import WRONG_CLOCK_S
-from kvqueue_fastapi.cli.texts import duration
+from kvqueue_fastapi.cli.texts import counted, duration
 from kvqueue_fastapi.keeper import ListenerRecord
 from kvqueue_fastapi.store.surveys import StoreSurvey
 
@@ -37,8 +37,12 @@ def of_listeners(
         version: of the package in this process.
         now_ms: by the engine's clock.
     """
+    dead = [one for one in listeners if not one.is_alive]
+    listeners = [one for one in listeners if one.is_alive]
     if not listeners:
         yield warning("Nobody listens.", "Start the app, or kvqueue worker module:app.")
+    for one in dead:
+        yield from _of_dead(one, is_last=not listeners)
     for one in listeners:
         yield from _of_one(one, now_ms)
     yield from _of_many(len({(one.host, one.pid) for one in listeners}), survey, pool_size)
@@ -54,6 +58,17 @@ def of_listeners(
             f"Listeners and this command are of several versions: {', '.join(versions)}.",
             "Fine during a deploy. After it, restart what is older; see kvqueue listeners.",
         )
+
+
+def _of_dead(one: ListenerRecord, *, is_last: bool) -> Iterator[Finding]:
+    if not one.leases:
+        return
+    who = f"The listener of process {one.pid} on {one.host}"
+    held = f"{who} died with {counted(one.leases, 'message')} in hand."
+    if is_last:
+        yield problem(held, "Start the app, or kvqueue worker module:app: it takes over at once.")
+    else:
+        yield warning(held, "Another one takes over at once. Look again, and why it died.")
 
 
 def _of_one(one: ListenerRecord, now_ms: int) -> Iterator[Finding]:

@@ -1,5 +1,6 @@
 """The keeper's verbs on PostgreSQL."""
 
+import asyncio
 import json
 import re
 import time
@@ -23,6 +24,7 @@ from kvqueue_fastapi.store.postgres import statements as sql
 from kvqueue_fastapi.store.postgres.connection import Row
 from kvqueue_fastapi.store.postgres.holds import Held
 from kvqueue_fastapi.store.postgres.ids import Ids
+from kvqueue_fastapi.store.postgres.listeners import MISSING_MS
 from kvqueue_fastapi.store.postgres.locks import StillHeldError
 from kvqueue_fastapi.store.postgres.sends import insert, promote_heads
 from kvqueue_fastapi.store.postgres.sessions import Sessions, Transaction
@@ -79,7 +81,8 @@ class PostgresAdmin:
             states[kind][State.DEAD] = count
         known = {row[0] for row in await self._look(sql.KNOWN_TYPES)}
         paused = {row[0] for row in await self._look(sql.PAUSED_TYPES)}
-        handled = {row[0] for row in await self._look(sql.LISTENED_TYPES)}
+        alive = [one for one in await self.listeners() if one.is_alive]
+        handled = {kind for listener in alive for kind in listener.types}
         return [
             TypeCounts(
                 type=kind,
@@ -156,6 +159,12 @@ class PostgresAdmin:
 
     async def listeners(self) -> list[ListenerRecord]:
         """The processes that listen."""
+        rows = await self._look(sql.LISTENERS)
+        free = {row[0] for row in rows if not row[10]}
+        if free:
+            # One that lives and has only lost its connection has another one by then.
+            await asyncio.sleep(MISSING_MS / 1000)
+            rows = await self._look(sql.LISTENERS)
         return [
             ListenerRecord(
                 id=row[0],
@@ -168,8 +177,9 @@ class PostgresAdmin:
                 seen_ms=row[7],
                 loop_lag_ms=row[8],
                 version=row[9],
+                is_alive=row[10] or row[0] not in free,
             )
-            for row in await self._look(sql.LISTENERS)
+            for row in rows
         ]
 
     async def oldest_ready_age_ms(self) -> int | None:

@@ -479,7 +479,13 @@ LISTENERS: Final = """
 SELECT id, host, pid, since_ms, types,
        (SELECT count(*) FROM {schema}.kvqueue_messages
          WHERE state = 3 AND holder = kvqueue_listeners.id),
-       running, greatest(seen_at_ms, since_ms), loop_lag_ms, version
+       running, greatest(seen_at_ms, since_ms), loop_lag_ms, version,
+       -- looked up, because to try the lock would take it
+       EXISTS (SELECT 1 FROM pg_locks
+                WHERE locktype = 'advisory' AND granted AND objsubid = 1
+                  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                  AND classid = ((id >> 32) & 4294967295)::oid
+                  AND objid = (id & 4294967295)::oid)
   FROM {schema}.kvqueue_listeners ORDER BY since_ms, id
 """
 # From one priority to the next, because the oldest of a type would be sought in all of it.

@@ -40,8 +40,15 @@ class Transact(Protocol):
 class SqliteAdmin:
     """Looks into the store and puts it right."""
 
-    def __init__(self, reader: Reader, transact: Transact, clock: Clock) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        transact: Transact,
+        clock: Clock,
+        has_died: Callable[[int, str, int], bool],
+    ) -> None:
         self._reader = reader
+        self._has_died = has_died
         self._transact = transact
         self._clock = clock
 
@@ -56,7 +63,8 @@ class SqliteAdmin:
             states[kind][State.DEAD] = count
         known = {row[0] for row in await self._reader.fetch_all(sql.KNOWN_TYPES, {})}
         paused = {row[0] for row in await self._reader.fetch_all(sql.PAUSED_TYPES, {})}
-        handled = {kind for listener in await self.listeners() for kind in listener.types}
+        alive = [one for one in await self.listeners() if one.is_alive]
+        handled = {kind for listener in alive for kind in listener.types}
         now_ms = self._clock.wall_ms()
         return [
             TypeCounts(
@@ -138,6 +146,7 @@ class SqliteAdmin:
                 seen_ms=row[7],
                 loop_lag_ms=row[8],
                 version=row[9],
+                is_alive=not self._has_died(row[0], row[10], row[2]),
             )
             for row in rows
         ]

@@ -101,7 +101,7 @@ class SqliteStore:
         self._closing = False
         self._users_lock = threading.Lock()
         self._reader: Reader = ThreadReader(self._thread)
-        self.admin = SqliteAdmin(self._reader, self._transact, clock)
+        self.admin = SqliteAdmin(self._reader, self._transact, clock, self._listeners.has_died)
 
     @classmethod
     async def open(
@@ -122,7 +122,9 @@ class SqliteStore:
             await store._run(store._prepare)
             if path != MEMORY:
                 store._reader = await FileReader.open(path)
-                store.admin = SqliteAdmin(store._reader, store._transact, store._clock)
+                store.admin = SqliteAdmin(
+                    store._reader, store._transact, store._clock, store._listeners.has_died
+                )
         except BaseException:
             store._end_thread()
             raise

@@ -109,10 +109,16 @@ class Listeners:
         rows = call(lambda connection: connection.execute(sql.OTHER_LISTENERS).fetchall())
         freed = 0
         for listener_id, boot, pid in rows:
-            if listener_id not in self._present and self._is_dead(listener_id, boot, pid):
+            if self.has_died(listener_id, boot, pid):
                 freed += free(partial(self._free, listener_id=listener_id))
                 forget(self._path, listener_id)
         return freed
+
+    def has_died(self, listener_id: int, boot: str, pid: int) -> bool:
+        """Whether the process of a listener is dead for sure, from what it said of itself."""
+        if self._path == MEMORY or listener_id in self._present:
+            return False
+        return has_died(self._path, listener_id, boot, pid, self._boot)
 
     def end_presence(self) -> None:
         """Let go of every lock, when the database is closed."""
@@ -126,9 +132,6 @@ class Listeners:
             return Presence(self._path, listener_id)
         except OSError:  # a file system without locks: the lease alone tells
             return None
-
-    def _is_dead(self, listener_id: int, boot: str, pid: int) -> bool:
-        return has_died(self._path, listener_id, boot, pid, self._boot)
 
     def _free(self, connection: sqlite3.Connection, listener_id: int) -> int:
         stopped = has_stopped(self._path, listener_id)

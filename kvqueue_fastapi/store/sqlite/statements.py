@@ -392,7 +392,7 @@ FORGET_IDEMPOTENT: Final = "DELETE FROM kvqueue_idempotency WHERE message_id = :
 LISTENERS: Final = """
 SELECT id, host, pid, since_ms, types,
        (SELECT count(*) FROM kvqueue_messages WHERE state = 3 AND holder = kvqueue_listeners.id),
-       running, max(seen_at_ms, since_ms), loop_lag_ms, version
+       running, max(seen_at_ms, since_ms), loop_lag_ms, version, boot
   FROM kvqueue_listeners ORDER BY since_ms
 """
 # From one priority to the next, because the oldest of a type would be sought in all of it.
