@@ -189,6 +189,7 @@ class KvQueueAdmin:
         self,
         type: str,  # noqa: A002 because it is what a message calls it
         *,
+        up_to: int | None = None,
         progress: Progress | None = None,
     ) -> int:
         """Send all dead letters of a type again, a slice at a time. Returns how many.
@@ -197,14 +198,17 @@ class KvQueueAdmin:
 
         Args:
             type: the message type.
-            progress: is told after each slice how many there are so far.
+            up_to: the highest id to act on, such as that of the newest one that was seen; None:
+                all.
+            progress: is told after each slice how many there are so far. What it raises ends
+                the call there, and what is done stays done.
 
         Raises:
             InvalidOptionError: the type is no text.
         """
         _refuse_no_text(Query(type))
         requeued: dict[int, int] = {}
-        async for ids in self._dead_slices(type):
+        async for ids in self._dead_slices(type, up_to):
             requeued |= await self.requeue([old for old in ids if old < _first_new(requeued)])
             if progress is not None:
                 progress(len(requeued))
@@ -225,12 +229,13 @@ class KvQueueAdmin:
         self,
         type: str,  # noqa: A002 because it is what a message calls it
         *,
+        up_to: int | None = None,
         progress: Progress | None = None,
     ) -> int:
         """Remove all dead letters of a type for good, as `requeue_all` sends them again."""
         _refuse_no_text(Query(type))
         discarded = 0
-        async for ids in self._dead_slices(type):
+        async for ids in self._dead_slices(type, up_to):
             discarded += len(await self.discard(ids))
             if progress is not None:
                 progress(discarded)
@@ -329,11 +334,14 @@ class KvQueueAdmin:
             part = replace(part, after=records[-1].id)
         return found[: query.limit]
 
-    async def _dead_slices(self, message_type: str) -> AsyncIterator[list[int]]:
-        after = MIN_ID
+    async def _dead_slices(self, message_type: str, up_to: int | None) -> AsyncIterator[list[int]]:
+        after, last = MIN_ID, MAX_ID if up_to is None else up_to
         while ids := await self._handle.admin.dead_ids(message_type, after=after, limit=SLICE):
             after = ids[-1]
-            yield ids
+            if within := [one for one in ids if one <= last]:
+                yield within
+            if after > last:
+                return
 
 
 def _is_id(value: object) -> bool:

@@ -318,6 +318,37 @@ async def test_requeue_all_takes_every_dead_letter_of_a_type_in_order(tmp_path: 
     assert sorted(record.data for record in records) == list(range(1_000))
 
 
+@pytest.mark.parametrize("verb", ["requeue_all", "discard_all"])
+async def test_all_dead_letters_up_to_an_id_go_and_the_others_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.setattr("kvqueue_fastapi.admin.SLICE", 2)
+    async with running(tmp_path, callbacks={"bad": fail}, listen=False) as bench:
+        ids = await dead(bench, 6)
+
+        count = await getattr(bench.admin, verb)("bad", up_to=ids[2])
+
+        assert [record.id for record in await bench.admin.dead_letters()] == ids[3:]
+    assert count == 3
+
+
+async def test_progress_that_raises_ends_it_after_a_slice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvqueue_fastapi.admin.SLICE", 2)
+
+    def stop(count: int) -> None:
+        raise TimeoutError(count)
+
+    async with running(tmp_path, callbacks={"bad": fail}, listen=False) as bench:
+        ids = await dead(bench, 6)
+
+        with pytest.raises(TimeoutError, match="2"):
+            await bench.admin.discard_all("bad", progress=stop)
+
+        assert [record.id for record in await bench.admin.dead_letters()] == ids[2:]
+
+
 async def test_requeue_all_ends_though_everything_dies_again_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
