@@ -20,8 +20,9 @@ def tell(
     *,
     ids: Sequence[int] = (),
     message_type: str | None = None,
-    count: int = 0,
+    count: int | None = None,
     problem: str | None = None,
+    stage: str | None = None,
 ) -> None:
     """Log an action, also one that failed or was refused.
 
@@ -30,14 +31,16 @@ def tell(
         action: such as "discard".
         ids: the messages that it was asked for.
         message_type: the message type that it was asked for.
-        count: how many messages or types it changed.
-        problem: why it changed nothing.
+        count: how many messages or types it changed, also before a problem; None: not yet known.
+        problem: why it changed nothing, or no more than that.
+        stage: "begun" for one that takes a while, of which another line tells the end.
     """
     client = request.client.host if request.client else None
     facts = {
         "action": action,
         "ids": list(ids[:_MAX_IDS]),
         "message_type": message_type,
+        "stage": stage,
         "count": count,
         "client": client,
         "user": _user(request),

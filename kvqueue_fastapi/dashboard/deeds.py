@@ -1,36 +1,18 @@
 """What a keeper can do with the queue, and how the outcome is told."""
 
 import json
-from dataclasses import dataclass
 from typing import Final
-
-from starlette.responses import Response
 
 from kvqueue_fastapi.dashboard.form import Form
 from kvqueue_fastapi.dashboard.one_message import edit_page, obstacle
+from kvqueue_fastapi.dashboard.outcome import Outcome, counted
 from kvqueue_fastapi.dashboard.visit import Visit
 from kvqueue_fastapi.dashboard.wording import as_json, plain
 from kvqueue_fastapi.errors import KvQueueError, PayloadError, StoreError
+from kvqueue_fastapi.keeper import MessageRecord
 
 NOTHING: Final = "Nothing was selected."
 _TOLD: Final = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What was done.
-
-    Attributes:
-        text: for the reader.
-        count: how many messages or types it changed.
-        link: the path of a message that the text is about.
-        problem: why nothing was done.
-    """
-
-    text: str
-    count: int = 0
-    link: str = ""
-    problem: str | None = None
 
 
 async def pause(visit: Visit, form: Form) -> Outcome:
@@ -56,7 +38,7 @@ async def requeue(visit: Visit, form: Form) -> Outcome:
             return Outcome(f"{len(many):,} dead letters are requeued.", len(many))
 
 
-async def requeue_as(visit: Visit, form: Form) -> Outcome | Response:
+async def requeue_as(visit: Visit, form: Form) -> Outcome:
     """Send a dead letter again with another payload; where it is not taken, ask once more."""
     record = await visit.admin.message(form.ids[0]) if form.ids else None
     if record is None:
@@ -67,17 +49,11 @@ async def requeue_as(visit: Visit, form: Form) -> Outcome | Response:
     try:
         new = await visit.admin.requeue_as(record.id, json.loads(text))
     except PayloadError as error:
-        return await edit_page(visit, record, text, str(error))
+        return await _not_taken(visit, record, text, str(error))
     except (ValueError, RecursionError) as error:
-        return await edit_page(visit, record, text, f"This is no JSON: {error}.")
+        return await _not_taken(visit, record, text, f"This is no JSON: {error}.")
     text = f"Dead letter {record.id} is mended and requeued as message {new}."
     return Outcome(text, 1, _at(new))
-
-
-async def requeue_all(visit: Visit, form: Form) -> Outcome:
-    """Send all dead letters again, of one type or of all."""
-    count = sum([await visit.admin.requeue_all(kind) for kind in await _types(visit, form)])
-    return Outcome(_counted(count, "dead letter", "requeued"), count)
 
 
 async def discard(visit: Visit, form: Form) -> Outcome:
@@ -85,13 +61,7 @@ async def discard(visit: Visit, form: Form) -> Outcome:
     gone = await visit.admin.discard(form.ids)
     if not gone:
         return _refused(form, "None of them is there any more, or they run.")
-    return Outcome(_counted(len(gone), "message", "discarded"), len(gone))
-
-
-async def discard_all(visit: Visit, form: Form) -> Outcome:
-    """Remove all dead letters for good, of one type or of all."""
-    count = sum([await visit.admin.discard_all(kind) for kind in await _types(visit, form)])
-    return Outcome(_counted(count, "dead letter", "discarded"), count)
+    return Outcome(counted(len(gone), "message", "discarded"), len(gone))
 
 
 async def cancel(visit: Visit, form: Form) -> Outcome:
@@ -100,14 +70,15 @@ async def cancel(visit: Visit, form: Form) -> Outcome:
     for message_id in form.ids:
         try:
             await visit.admin.cancel(message_id)
+            visit.done += 1
         except StoreError:
             raise
         except KvQueueError as error:
             problems.append(str(error))
-    count = len(form.ids) - len(problems)
-    if not count:
+    if not visit.done:
         return _refused(form, " ".join(problems[:_TOLD]))
-    return Outcome(" ".join([_counted(count, "message", "cancelled"), *problems[:_TOLD]]), count)
+    told = [counted(visit.done, "message", "cancelled"), *problems[:_TOLD]]
+    return Outcome(" ".join(told), visit.done)
 
 
 async def send_again(visit: Visit, form: Form) -> Outcome:
@@ -118,19 +89,14 @@ async def send_again(visit: Visit, form: Form) -> Outcome:
     return Outcome(f"Message {form.ids[0]} is sent again as message {new}.", 1, _at(new))
 
 
-async def _types(visit: Visit, form: Form) -> list[str]:
-    if kind := form.text("type"):
-        return [kind]
-    return [counts.type for counts in (await visit.look()).counts if counts.dead]
+async def _not_taken(visit: Visit, record: MessageRecord, text: str, why: str) -> Outcome:
+    page = await edit_page(visit, record, text, why)
+    return Outcome(why, problem="the payload was not taken", page=page)
 
 
 def _refused(form: Form, text: str) -> Outcome:
     told = text if form.ids else NOTHING
     return Outcome(told, problem=told)
-
-
-def _counted(count: int, what: str, done: str) -> str:
-    return f"{count:,} {what} was {done}." if count == 1 else f"{count:,} {what}s were {done}."
 
 
 def _at(message_id: int) -> str:

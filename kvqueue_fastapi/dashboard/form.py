@@ -1,5 +1,6 @@
 """What a form sends, read without a package for it."""
 
+import re
 from collections.abc import Sequence
 from typing import Final
 from urllib.parse import parse_qs
@@ -9,6 +10,7 @@ from starlette.requests import Request
 from kvqueue_fastapi.errors import KvQueueError
 
 _LONGEST_ID: Final = 20
+_PLACE: Final = re.compile(r"(?:messages|dead|messages/-?\d{1,20})?(?:\?[!-~]*)?")
 _MAX_FIELDS: Final = 2_000
 _OVERHEAD_BYTES: Final = 65_536
 _GROWTH: Final = 6
@@ -34,6 +36,12 @@ class Form:
         """The message ids, each once; what is none is left out."""
         numbers = (number_of(text) for text in self.texts("id"))
         return list(dict.fromkeys(number for number in numbers if number is not None))
+
+    @property
+    def place(self) -> str:
+        """Where the form was, below the overview: nowhere else."""
+        place = self.text("back")
+        return place if _PLACE.fullmatch(place) else ""
 
 
 async def read_form(request: Request, max_payload_bytes: int) -> Form:

@@ -30,7 +30,7 @@ async def messages(visit: Visit) -> Response:
         page = await visit.admin.messages(**arguments, cursor=_cursor(visit), limit=PAGE)
     except InvalidOptionError as error:
         problem = str(error)
-    return visit.page(
+    return await visit.page(
         "messages.html",
         400 if problem else 200,
         look=look,
@@ -50,7 +50,7 @@ async def dead_letters(visit: Visit) -> Response:
         page = await visit.admin.dead_letters(**arguments, reverse=True, cursor=cursor, limit=PAGE)
     except InvalidOptionError as error:
         problem = str(error)
-    return visit.page(
+    return await visit.page(
         "dead.html",
         400 if problem else 200,
         look=look,

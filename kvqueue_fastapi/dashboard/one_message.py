@@ -14,7 +14,7 @@ async def message(visit: Visit) -> Response:
     if record is None:
         return await _gone(visit)
     text = as_json(record.data)
-    return visit.page(
+    return await visit.page(
         "message.html",
         look=await visit.look(),
         record=record,
@@ -43,7 +43,7 @@ async def edit_page(
         problem: why that was not taken.
     """
     payload = as_json(record.data)
-    return visit.page(
+    return await visit.page(
         "edit.html",
         422 if problem else 200,
         look=await visit.look(),
@@ -75,4 +75,4 @@ async def _record(visit: Visit) -> MessageRecord | None:
 
 async def _gone(visit: Visit) -> Response:
     asked = visit.request.path_params["message_id"]
-    return visit.page("gone.html", 404, look=await visit.look(), asked=asked)
+    return await visit.page("gone.html", 404, look=await visit.look(), asked=asked)

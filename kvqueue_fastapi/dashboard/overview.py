@@ -30,4 +30,4 @@ async def overview(visit: Visit) -> Response:
     for minute in look.minutes:
         by_type[minute.type].append(minute)
     cards = [Card(counts, pulse_of(by_type[counts.type])) for counts in look.counts]
-    return visit.page("overview.html", look=look, cards=cards, total=pulse_of(look.minutes))
+    return await visit.page("overview.html", look=look, cards=cards, total=pulse_of(look.minutes))

@@ -27,7 +27,7 @@ class Setting(NamedTuple):
 
 async def listeners(visit: Visit) -> Response:
     """Answer with the processes that listen."""
-    return visit.page(
+    return await visit.page(
         "listeners.html", look=await visit.look(), own=(socket.gethostname(), os.getpid())
     )
 
@@ -53,7 +53,7 @@ async def settings(visit: Visit) -> Response:
         "Process": f"{os.getpid()} on {socket.gethostname()}",
         "Handlers in this process": ", ".join(sorted(visit.runtime.types)) or "none",
     }
-    return visit.page("settings.html", look=await visit.look(), settings=shown, facts=facts)
+    return await visit.page("settings.html", look=await visit.look(), settings=shown, facts=facts)
 
 
 def _shown(value: Any) -> str:

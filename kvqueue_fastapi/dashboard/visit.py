@@ -1,12 +1,13 @@
 """One request to the dashboard, and what every screen needs to answer it."""
 
+import asyncio
 import base64
 import binascii
 import json
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, get_args
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -14,6 +15,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from kvqueue_fastapi.admin import KvQueueAdmin
 from kvqueue_fastapi.dashboard.looks import Look, looks_at
+from kvqueue_fastapi.dashboard.outcome import Mood
 from kvqueue_fastapi.dashboard.pages import render
 from kvqueue_fastapi.dashboard.protection import HEADERS, keep_token, set_cookie, token_of
 from kvqueue_fastapi.depends import runtime_of
@@ -28,6 +30,7 @@ from kvqueue_fastapi.lifespan import Runtime
 
 NEWS: Final = "kvqueue_dashboard_news"
 MAX_NEWS_CHARACTERS: Final = 1_000
+_MOODS: Final = frozenset(get_args(Mood))
 _LINK: Final = re.compile(r"(messages/-?\d+)?")
 _UNAVAILABLE: Final = (
     KvQueueNotStartedError,
@@ -52,7 +55,7 @@ class House:
             visit.runtime.require_open()
             response = await screen(visit)
         except KvQueueError as error:
-            response = visit.trouble(error)
+            response = await visit.trouble(error)
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
         return response
@@ -67,6 +70,7 @@ class Visit:
         root: the relative URL of the overview, so that no prefix has to be known.
         token: of this browser; see `protection`.
         runtime: the queue of the app; set before a screen is asked.
+        done: how many messages an action has changed so far.
     """
 
     runtime: Runtime
@@ -76,6 +80,7 @@ class Visit:
         self.request = request
         self.root = root
         self.token = token
+        self.done = 0
 
     @property
     def admin(self) -> KvQueueAdmin:
@@ -94,7 +99,7 @@ class Visit:
         """Have the next page show what was changed."""
         looks_at(self.admin).forget()
 
-    def page(self, template: str, status: int = 200, **facts: Any) -> Response:
+    async def page(self, template: str, status: int = 200, **facts: Any) -> Response:
         """Answer with a page.
 
         Args:
@@ -112,7 +117,9 @@ class Visit:
             "news": news,
             "here": self._here(),
         }
-        response = HTMLResponse(render(template, {**every, **facts}), status_code=status)
+        # In a thread, because a large page takes longer than the app's other requests may wait.
+        content = await asyncio.to_thread(render, template, {**every, **facts})
+        response = HTMLResponse(content, status_code=status)
         keep_token(response, self.request, self.token)
         if news:
             response.delete_cookie(NEWS, path="/", httponly=True, samesite="strict")
@@ -125,30 +132,31 @@ class Visit:
         query = self.request.url.query
         return f"{path}?{query}" if query else path
 
-    def trouble(self, error: KvQueueError) -> Response:
+    async def trouble(self, error: KvQueueError) -> Response:
         """Answer with a page that says what is wrong."""
         is_unavailable = isinstance(error, _UNAVAILABLE)
-        return self.page(
+        return await self.page(
             "trouble.html",
             503 if is_unavailable else 400,
             error=error,
+            done=self.done,
             is_store=isinstance(error, StoreError),
             is_unavailable=is_unavailable,
             # Only a queue that is open has a stream that tells when its store is back.
             is_live=isinstance(error, StoreError) and self.request.method == "GET",
         )
 
-    def leave(self, place: str, text: str, *, link: str = "", is_good: bool = True) -> Response:
+    def leave(self, place: str, text: str, *, link: str = "", mood: Mood = "good") -> Response:
         """Lead to another page, which tells the news.
 
         Args:
             place: its path below the overview, with its query.
             text: what has happened.
             link: the path of something that the news is about.
-            is_good: False: it went wrong.
+            mood: how to tell it.
         """
         response = RedirectResponse(self.root + place, status_code=303)
-        news = [text[:MAX_NEWS_CHARACTERS], link, is_good]
+        news = [text[:MAX_NEWS_CHARACTERS], link, mood]
         value = base64.urlsafe_b64encode(json.dumps(news).encode()).decode()
         set_cookie(response, self.request, NEWS, value)
         return response
@@ -158,13 +166,13 @@ Screen = Callable[[Visit], Awaitable[Response]]
 """Answers one request."""
 
 
-def _news(request: Request) -> tuple[str, str, bool] | None:
+def _news(request: Request) -> tuple[str, str, str] | None:
     try:
         news = json.loads(base64.urlsafe_b64decode(request.cookies.get(NEWS, "")))
     except (ValueError, binascii.Error):
         return None
     match news:
-        case [str(text), str(link), bool(is_good)] if _LINK.fullmatch(link):
-            return text, link, is_good
+        case [str(text), str(link), str(mood)] if _LINK.fullmatch(link) and mood in _MOODS:
+            return text, link, mood
         case _:
             return None

@@ -90,7 +90,7 @@ def test_all_of_a_type_go_after_a_question(
 
     assert "2 dead letters? bad : 2" in keeper.act(action, type="bad")
     assert len(keeper.ask("dead_letters")) == 3
-    assert f"2 dead letters were {done}." in keeper.act(action, type="bad", sure="yes")
+    assert f"2 dead letters were {done}." in keeper.confirm(action, type="bad")
 
     assert [one.type for one in keeper.ask("dead_letters")] == ["worse"]
     assert len(keeper.ask("messages")) == left
@@ -101,7 +101,7 @@ def test_all_of_every_type_go_after_a_question(keeper: Keeper) -> None:
     keeper.dead(3, kind="worse")
 
     assert "3 dead letters? bad : 2 worse : 1" in keeper.act("discard-all", type="")
-    assert "3 dead letters were discarded." in keeper.act("discard-all", type="", sure="yes")
+    assert "3 dead letters were discarded." in keeper.confirm("discard-all", type="")
     assert len(keeper.ask("dead_letters")) == 0
 
 

@@ -1,0 +1,92 @@
+"""What is done to all dead letters: to those that were asked about, for a bounded time."""
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from kvqueue_fastapi.dashboard.form import Form, number_of
+from kvqueue_fastapi.dashboard.outcome import Outcome, counted
+from kvqueue_fastapi.dashboard.visit import Visit
+
+BULK_S: Final = 20.0
+"""For how long one request goes on: proxies give up on one after 30 or 60 s."""
+
+_All = Callable[..., Awaitable[int]]
+
+
+class _TimeIsUpError(Exception):
+    """One request has done enough."""
+
+
+async def requeue_all(visit: Visit, form: Form) -> Outcome:
+    """Send all dead letters again, of one type or of all."""
+    return await _all(visit, form, visit.admin.requeue_all, "requeued")
+
+
+async def discard_all(visit: Visit, form: Form) -> Outcome:
+    """Remove all dead letters for good, of one type or of all."""
+    return await _all(visit, form, visit.admin.discard_all, "discarded")
+
+
+async def newest(visit: Visit, kind: str) -> int | None:
+    """The highest id of a dead letter of a type, or of all where it is ""; None: there is none."""
+    page = await visit.admin.dead_letters(type=kind or None, reverse=True, limit=1)
+    return page[0].id if page else None
+
+
+def up_to(form: Form) -> int | None:
+    """The newest dead letter that the keeper was asked about."""
+    return number_of(form.text("up_to"))
+
+
+async def _all(visit: Visit, form: Form, act: _All, done: str) -> Outcome:
+    ends_at = time.monotonic() + BULK_S
+    try:
+        for kind in await _types(visit, form):
+            await act(kind, up_to=up_to(form), progress=_noting(visit, ends_at))
+    except _TimeIsUpError:
+        if left := await _left(visit, form):
+            return await _pause(visit, form, done, left)
+    if not visit.done:
+        return Outcome(f"No dead letter was {done}: none was left.", mood="plain")
+    return Outcome(counted(visit.done, "dead letter", done), visit.done)
+
+
+def _noting(visit: Visit, ends_at: float) -> Callable[[int], None]:
+    before = visit.done
+
+    def note(count: int) -> None:
+        visit.done = before + count
+        if time.monotonic() >= ends_at:
+            raise _TimeIsUpError
+
+    return note
+
+
+async def _pause(visit: Visit, form: Form, done: str, left: int) -> Outcome:
+    """Tell how far it is, and offer to go on."""
+    text = (
+        f"{counted(visit.done, 'dead letter', done)} {left:,} {'is' if left == 1 else 'are'} left."
+    )
+    page = await visit.page(
+        "going_on.html",
+        look=await visit.look(),
+        text=text,
+        action=f"{'requeue' if done == 'requeued' else 'discard'}-all",
+        kind=form.text("type"),
+        up_to=up_to(form),
+        back=form.place,
+    )
+    return Outcome(text, visit.done, page=page)
+
+
+async def _left(visit: Visit, form: Form) -> int:
+    visit.changed()
+    kind = form.text("type")
+    return sum(one.dead for one in (await visit.look()).counts if kind in {"", one.type})
+
+
+async def _types(visit: Visit, form: Form) -> list[str]:
+    if kind := form.text("type"):
+        return [kind]
+    return [counts.type for counts in (await visit.look()).counts if counts.dead]
