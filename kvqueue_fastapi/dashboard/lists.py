@@ -4,14 +4,16 @@ from typing import Any, Final
 
 from starlette.responses import RedirectResponse, Response
 
+from kvqueue_fastapi.dashboard.looks import Look
 from kvqueue_fastapi.dashboard.visit import Visit
 from kvqueue_fastapi.dashboard.wording import of_type, url_part
 from kvqueue_fastapi.errors import InvalidOptionError
-from kvqueue_fastapi.keeper import State
+from kvqueue_fastapi.keeper import State, TypeCounts
 from kvqueue_fastapi.pages import Page
 from kvqueue_fastapi.search import Search, parse_search
 
 PAGE: Final = 50
+MOST_TYPES: Final = 100
 STATES: Final = tuple(state for state in State if state is not State.DEAD)
 _NOTHING: Final = Page((), None)
 
@@ -54,9 +56,19 @@ async def dead_letters(visit: Visit) -> Response:
         "dead.html",
         400 if problem else 200,
         look=look,
-        types=[counts for counts in look.counts if counts.dead],
+        types=most_dead(look),
+        dead_types=sum(1 for counts in look.counts if counts.dead),
         **_listed(visit, page, problem),
     )
+
+
+def most_dead(look: Look) -> list[TypeCounts]:
+    """The types with the most dead letters, in type order."""
+    dead = [counts for counts in look.counts if counts.dead]
+    if len(dead) <= MOST_TYPES:
+        return dead
+    most = sorted(dead, key=lambda counts: -counts.dead)[:MOST_TYPES]
+    return sorted(most, key=lambda counts: counts.type)
 
 
 def _listed(visit: Visit, page: Page, problem: str | None) -> dict[str, Any]:

@@ -3,8 +3,11 @@
 import asyncio
 import hashlib
 import time
-from dataclasses import dataclass, replace
-from typing import Final
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from itertools import chain
+from operator import attrgetter
+from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from kvqueue_fastapi.admin import KvQueueAdmin
@@ -12,6 +15,12 @@ from kvqueue_fastapi.keeper import ListenerRecord, Minute, TypeCounts
 
 LOOK_S: Final = 2.0
 """Counting reads the whole table, so it is done no more often."""
+
+
+def _all_but(kind: type[Any], *others: str) -> Callable[[Any], tuple[Any, ...]]:
+    """Reads what changes with the queue, and not with the time alone."""
+    names = [field.name for field in fields(kind) if field.name not in others]
+    return attrgetter(*names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +51,10 @@ class Look:
             one.ready + one.delayed + one.blocked + one.running + one.quarantined + one.isolated
             for one in self.counts
         )
+
+
+_COUNTS: Final = _all_but(TypeCounts, "oldest_age_s")
+_LISTENER: Final = _all_but(ListenerRecord, "seen_ms", "loop_lag_ms")
 
 
 class Looks:
@@ -92,10 +105,17 @@ async def _look(admin: KvQueueAdmin) -> Look:
     counts = tuple(await admin.counts())
     minutes = tuple(await admin.minutes())
     listeners = tuple(await admin.listeners())
-    still = (
-        [replace(one, oldest_age_s=None) for one in counts],
-        minutes,
-        [replace(one, seen_ms=0, loop_lag_ms=0) for one in listeners],
-    )
-    fingerprint = hashlib.sha256(repr(still).encode("utf-8", "replace")).hexdigest()[:16]
-    return Look(counts, minutes, listeners, fingerprint)
+    # In a thread, because there may be 10,000 types with 60 minutes each.
+    return await asyncio.to_thread(_seen, counts, minutes, listeners)
+
+
+def _seen(
+    counts: tuple[TypeCounts, ...],
+    minutes: tuple[Minute, ...],
+    listeners: tuple[ListenerRecord, ...],
+) -> Look:
+    digest = hashlib.blake2b(digest_size=8)
+    rows = chain(map(_COUNTS, counts), map(tuple, minutes), map(_LISTENER, listeners))
+    for facts in rows:
+        digest.update(repr(facts).encode("utf-8", "replace"))
+    return Look(counts, minutes, listeners, digest.hexdigest())

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import binascii
 import json
 import re
 from collections.abc import Awaitable, Callable
@@ -121,7 +120,7 @@ class Visit:
         content = await asyncio.to_thread(render, template, {**every, **facts})
         response = HTMLResponse(content, status_code=status)
         keep_token(response, self.request, self.token)
-        if news:
+        if not is_renewal and NEWS in self.request.cookies:
             response.delete_cookie(NEWS, path="/", httponly=True, samesite="strict")
         return response
 
@@ -169,7 +168,7 @@ Screen = Callable[[Visit], Awaitable[Response]]
 def _news(request: Request) -> tuple[str, str, str] | None:
     try:
         news = json.loads(base64.urlsafe_b64decode(request.cookies.get(NEWS, "")))
-    except (ValueError, binascii.Error):
+    except (ValueError, RecursionError):
         return None
     match news:
         case [str(text), str(link), str(mood)] if _LINK.fullmatch(link) and mood in _MOODS:

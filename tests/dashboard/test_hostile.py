@@ -155,7 +155,9 @@ def test_longest_names_do_not_stretch_a_page(keeper: Keeper) -> None:
         keeper.open(place)
 
 
-@pytest.mark.parametrize("value", [5, None, "ok", ["a"], ["a", "https://evil.example", True]])
+@pytest.mark.parametrize(
+    "value", [5, None, "ok", ["a"], ["a", "https://evil.example", "good"], ["a", "", "x"]]
+)
 def test_news_of_a_foreign_hand_is_not_told(keeper: Keeper, value: Any) -> None:
     import base64
 
@@ -164,3 +166,14 @@ def test_news_of_a_foreign_hand_is_not_told(keeper: Keeper, value: Any) -> None:
     answer = keeper.open(cookie=f"kvqueue_dashboard_news={news}")
 
     assert 'class="news' not in answer.text
+
+
+def test_news_that_cannot_be_read_are_deleted(keeper: Keeper) -> None:
+    import base64
+
+    deep = base64.urlsafe_b64encode(b"[" * 2_500).decode()
+
+    answer = keeper.open(cookie=f"kvqueue_dashboard_news={deep}")
+
+    assert 'kvqueue_dashboard_news=""' in answer.headers["set-cookie"]
+    assert "Max-Age=0" in answer.headers["set-cookie"]

@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import signal
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx2
 import pytest
@@ -15,6 +16,7 @@ from injector import Injector
 from kvqueue_fastapi import KvQueue, KvQueueAdmin, KvQueueModule
 from kvqueue_fastapi.dashboard import live, looks
 from kvqueue_fastapi.dashboard.looks import Looks, looks_at
+from kvqueue_fastapi.keeper import TypeCounts
 from tests.dashboard.shop import app_with
 from tests.web.serving import House, Server
 
@@ -83,6 +85,31 @@ async def test_fingerprint_changes_with_the_queue_and_not_with_time() -> None:
         third = (await shared.latest(admin)).fingerprint
 
     assert first == second != third
+
+
+class Name(str):
+    """Tells in which thread somebody writes it out."""
+
+    threads: ClassVar[set[int]] = set()
+
+    def __repr__(self) -> str:
+        self.threads.add(threading.get_ident())
+        return super().__repr__()
+
+
+class NamedAdmin(KvQueueAdmin):
+    async def counts(self) -> Any:
+        name = Name("a")
+        return [TypeCounts(name, 1, 0, 0, 0, 0, 0, 0, 1.0, paused=False, handled=True)]
+
+
+async def test_look_is_reckoned_beside_the_event_loop() -> None:
+    async with opened() as (_, real):
+        admin = NamedAdmin(handle=real._handle, sender=real._sender, redaction=real._redaction)
+        await Looks().latest(admin)
+
+    assert Name.threads
+    assert threading.get_ident() not in Name.threads
 
 
 def test_looks_are_the_same_for_all_dashboards_of_a_queue() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from kvqueue_fastapi import KvQueueSettings
-from tests.dashboard.shop import Keeper, fail, keeping
+from kvqueue_fastapi.dashboard import lists, overview
+from tests.dashboard.shop import Keeper, fail, keeping, words
 
 
 def card(text: str, message_type: str) -> str:
@@ -23,6 +24,35 @@ def card(text: str, message_type: str) -> str:
 
 def test_overview_of_an_empty_queue_says_what_to_do(keeper: Keeper) -> None:
     assert 'await queue.send_message("order.created"' in keeper.read()
+
+
+def test_overview_of_many_types_shows_the_most_pressing_and_finds_the_others(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overview, "MOST_CARDS", 2)
+    for message_type in ("a.quiet", "b.busy", "c.quiet"):
+        keeper.given(message_type, 1)
+    keeper.given("b.busy", 2)
+    keeper.dead(1)
+
+    page = keeper.open()
+    assert re.findall(r'id="type-([^"]+)"', page.text) == ["b.busy", "bad"]
+    assert "The 2 most pressing of 4 types" in words(page)
+
+    found = keeper.open("?type=QUI*t")
+    assert re.findall(r'id="type-([^"]+)"', found.text) == ["a.quiet", "c.quiet"]
+    assert 'name="back" value="?type=QUI%2At"' in found.text
+    assert "No message type is like that" in keeper.read("?type=nobody's")
+
+
+def test_types_with_few_dead_letters_are_counted_where_they_are_many(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lists, "MOST_TYPES", 1)
+    keeper.dead(1, 2)
+    keeper.dead(1, kind="worse")
+
+    assert "1 more types have fewer" in keeper.read("dead")
 
 
 def test_overview_has_a_card_for_each_type(keeper: Keeper) -> None:
