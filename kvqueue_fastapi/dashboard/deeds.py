@@ -1,11 +1,12 @@
 """What a keeper can do with the queue, and how the outcome is told."""
 
-import json
+from json import JSONDecodeError
 from typing import Final
 
 from kvqueue_fastapi.dashboard.form import Form
 from kvqueue_fastapi.dashboard.one_message import edit_page, obstacle
 from kvqueue_fastapi.dashboard.outcome import Outcome, counted
+from kvqueue_fastapi.dashboard.typed import read_typed
 from kvqueue_fastapi.dashboard.visit import Visit
 from kvqueue_fastapi.dashboard.wording import as_json, plain
 from kvqueue_fastapi.errors import KvQueueError, PayloadError, StoreError
@@ -47,11 +48,13 @@ async def requeue_as(visit: Visit, form: Form) -> Outcome:
         return Outcome(problem, problem=problem)
     text = form.text("data")
     try:
-        new = await visit.admin.requeue_as(record.id, json.loads(text))
+        new = await visit.admin.requeue_as(record.id, read_typed(text))
     except PayloadError as error:
         return await _not_taken(visit, record, text, str(error))
-    except (ValueError, RecursionError) as error:
+    except (JSONDecodeError, RecursionError) as error:
         return await _not_taken(visit, record, text, f"This is no JSON: {error}.")
+    except ValueError as error:
+        return await _not_taken(visit, record, text, f"Part of it would be lost: {error}.")
     text = f"Dead letter {record.id} is mended and requeued as message {new}."
     return Outcome(text, 1, _at(new))
 

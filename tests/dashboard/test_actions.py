@@ -132,6 +132,8 @@ def test_dead_letter_is_mended_and_requeued(keeper: Keeper) -> None:
         ('{"a": ', "This is no JSON"),
         ("", "This is no JSON"),
         ('"five"', "Payload does not fit int"),
+        ('{"a": [{"b": 1, "b": 2}]}', "the name &#34;b&#34; is there twice"),
+        ('{"x": -1e400}', "the number -1e400 is too large"),
         ("[" * 100_000, "Not requeued."),
         ('"' + "x" * 70_000 + '"', "Not requeued."),
         ("1" * 5_000, "Not requeued."),

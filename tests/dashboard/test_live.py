@@ -90,6 +90,8 @@ async def test_fingerprint_changes_with_the_queue_and_not_with_time() -> None:
 class Name(str):
     """Tells in which thread somebody writes it out."""
 
+    __slots__ = ()
+
     threads: ClassVar[set[int]] = set()
 
     def __repr__(self) -> str:
