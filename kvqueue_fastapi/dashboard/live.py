@@ -4,6 +4,7 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
 from typing import Final
 
 from starlette.requests import Request
@@ -15,18 +16,29 @@ from kvqueue_fastapi.errors import KvQueueClosedError, KvQueueError, KvQueueNotS
 
 TICK_S: Final = 0.25
 """How long a stream may hold up a server that stops."""
-LIFE_S: Final = 300.0
+LIFE_S: Final = 25.0
 """After this the browser asks again, and the dependencies judge it again."""
 BLIND_LIFE_S: Final = 5.0
 """The same where the server does not tell that it stops."""
 AGES_S: Final = 20.0
 """How often pages are renewed whose queue does not change, because ages do."""
+_STACKS: Final = ("fastapi_function_astack", "fastapi_inner_astack")
+"""Where FastAPI keeps what it ends after a response; kept elsewhere, it ends after `LIFE_S`."""
 
 
 async def live(visit: Visit) -> Response:
     """Answer with a stream of server-sent events: `look` when a page should look again."""
+    await _give_back(visit.request)
     headers = {"X-Accel-Buffering": "no"}
     return StreamingResponse(_events(visit), headers=headers, media_type="text/event-stream")
+
+
+async def _give_back(request: Request) -> None:
+    """End the dependencies with `yield`: five open pages would keep a pool of five sessions."""
+    for name in _STACKS:
+        stack = request.scope.get(name)
+        if isinstance(stack, AsyncExitStack):
+            await stack.aclose()
 
 
 async def _events(visit: Visit) -> AsyncGenerator[str]:

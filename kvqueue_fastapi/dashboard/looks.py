@@ -11,10 +11,13 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from kvqueue_fastapi.admin import KvQueueAdmin
+from kvqueue_fastapi.errors import StoreBusyError
 from kvqueue_fastapi.keeper import ListenerRecord, Minute, TypeCounts
 
 LOOK_S: Final = 2.0
 """Counting reads the whole table, so it is done no more often."""
+PATIENCE_S: Final = 1.5
+"""After this it is asked whether the store is there at all, and for as long waited for that."""
 
 
 def _all_but(kind: type[Any], *others: str) -> Callable[[Any], tuple[Any, ...]]:
@@ -102,6 +105,21 @@ def _hear(taken: asyncio.Task[Look]) -> None:
 
 
 async def _look(admin: KvQueueAdmin) -> Look:
+    reading = asyncio.create_task(_read(admin))
+    try:
+        while not (await asyncio.wait([reading], timeout=PATIENCE_S))[0]:
+            # Many messages take their time; a store that does not answer this either is away.
+            async with asyncio.timeout(PATIENCE_S):
+                await admin.listeners()
+    except TimeoutError as exc:
+        msg = f"The store has not answered for {2 * PATIENCE_S:g} s. Look at its server or disk."
+        raise StoreBusyError(msg) from exc
+    finally:
+        reading.cancel()
+    return await reading
+
+
+async def _read(admin: KvQueueAdmin) -> Look:
     counts = tuple(await admin.counts())
     minutes = tuple(await admin.minutes())
     listeners = tuple(await admin.listeners())

@@ -1,6 +1,8 @@
 """Each screen and each action in a real browser, with scripts and without."""
 
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -207,6 +209,21 @@ async def test_page_of_a_server_that_is_gone_says_so(site: Site, page: Page) -> 
     site.server.end()
 
     await expect(page.locator("#state")).to_have_text("connection lost")
+
+
+async def test_page_whose_store_is_away_says_so_until_it_is_back(
+    site: Site, page: Page, house: House
+) -> None:
+    await page.goto(site.url)
+    await expect(page.locator("#state")).to_have_text("live")
+
+    with closing(sqlite3.connect(house.url)) as other:
+        other.execute("ALTER TABLE kvqueue_messages RENAME TO gone")
+        await expect(page.locator("#state")).to_have_text("store away")
+        await shown(page, "The store does not answer")
+
+        other.execute("ALTER TABLE gone RENAME TO kvqueue_messages")
+        await expect(page.locator("#state")).to_have_text("live")
 
 
 # --- actions ---

@@ -7,15 +7,17 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import httpx2
 import pytest
+from fastapi import Depends
 from injector import Injector
 
 from kvqueue_fastapi import KvQueue, KvQueueAdmin, KvQueueModule
 from kvqueue_fastapi.dashboard import live, looks
 from kvqueue_fastapi.dashboard.looks import Looks, looks_at
+from kvqueue_fastapi.errors import StoreBusyError
 from kvqueue_fastapi.keeper import TypeCounts
 from tests.dashboard.shop import app_with
 from tests.web.serving import House, Server
@@ -85,6 +87,53 @@ async def test_fingerprint_changes_with_the_queue_and_not_with_time() -> None:
         third = (await shared.latest(admin)).fingerprint
 
     assert first == second != third
+
+
+class SilentAdmin(KvQueueAdmin):
+    """Of a store that has stopped to answer."""
+
+    async def counts(self) -> Any:
+        await asyncio.Event().wait()
+
+    async def listeners(self) -> Any:
+        await asyncio.Event().wait()
+
+
+class SlowAdmin(KvQueueAdmin):
+    """Of a store that takes its time to count."""
+
+    asked = 0
+    is_enough: asyncio.Event
+
+    async def counts(self) -> Any:
+        await self.is_enough.wait()
+        return await super().counts()
+
+    async def listeners(self) -> Any:
+        self.asked += 1
+        if self.asked == 3:
+            self.is_enough.set()
+        return await super().listeners()
+
+
+async def test_store_that_does_not_answer_is_told_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(looks, "PATIENCE_S", 0.02)
+    async with opened() as (_, real):
+        admin = SilentAdmin(handle=real._handle, sender=real._sender, redaction=real._redaction)
+        with pytest.raises(StoreBusyError, match=r"has not answered for 0\.04 s"):
+            async with asyncio.timeout(10):
+                await Looks().latest(admin)
+
+
+async def test_store_that_counts_for_long_but_answers_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(looks, "PATIENCE_S", 0.2)
+    async with opened() as (_, real):
+        admin = SlowAdmin(handle=real._handle, sender=real._sender, redaction=real._redaction)
+        admin.is_enough = asyncio.Event()
+        async with asyncio.timeout(10):
+            assert (await Looks().latest(admin)).counts == ()
 
 
 class Name(str):
@@ -193,6 +242,40 @@ async def test_stream_ends_by_itself_where_the_server_does_not_tell_that_it_stop
             answer = await client.get("/queue/live")
 
     assert "event: look" in answer.text
+
+
+async def test_stream_does_not_keep_what_its_dependencies_hold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live, "BLIND_LIFE_S", 0)
+    steps: list[str] = []
+    events = live._events
+
+    async def noting(visit: Any) -> AsyncIterator[str]:
+        steps.append("stream")
+        async for event in events(visit):
+            yield event
+
+    async def session() -> AsyncIterator[None]:
+        yield
+        steps.append("given back")
+
+    async def keeper_only(_: Annotated[None, Depends(session)]) -> AsyncIterator[None]:
+        yield
+        steps.append("let go")
+
+    monkeypatch.setattr(live, "_events", noting)
+    module = KvQueueModule(":memory:", listen=False)
+    app = app_with(module, dependencies=[Depends(keeper_only)])
+    transport = httpx2.ASGITransport(app=app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx2.AsyncClient(transport=transport, base_url="http://testserver") as client,
+    ):
+        answer = await client.get("/queue/live")
+
+    assert answer.status_code == 200
+    assert steps == ["let go", "given back", "stream"]
 
 
 async def test_stream_ends_when_its_viewer_goes() -> None:

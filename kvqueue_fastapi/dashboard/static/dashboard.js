@@ -1,6 +1,7 @@
 // What the pages do beside what they do without scripts: select all, and hold still while used.
 (() => {
   "use strict";
+  let isConnected = false;
   const state = document.getElementById("state");
   const picked = () => document.querySelectorAll('#content input[name="id"]:checked').length;
 
@@ -9,6 +10,12 @@
     state.textContent = text;
     state.className = `live ${kind}`;
     state.hidden = false;
+  }
+
+  // The stream may well be there while the store is not.
+  function tellLive() {
+    const isAway = document.querySelector("#content [data-away]");
+    tell(isAway ? "store away" : "live", isAway ? "bad" : "good");
   }
 
   function count() {
@@ -55,10 +62,19 @@
   document.addEventListener("htmx:before:swap", (event) => {
     if (!event.detail.ctx.text?.includes('id="content"')) event.preventDefault();
   });
-  document.addEventListener("htmx:after:swap", count);
+  document.addEventListener("htmx:after:swap", () => {
+    count();
+    if (isConnected) tellLive();
+  });
 
-  document.addEventListener("htmx:sse:after:connection", () => tell("live", "good"));
-  document.addEventListener("htmx:sse:error", () => tell("connection lost", "bad"));
+  document.addEventListener("htmx:sse:after:connection", () => {
+    isConnected = true;
+    tellLive();
+  });
+  document.addEventListener("htmx:sse:error", () => {
+    isConnected = false;
+    tell("connection lost", "bad");
+  });
   document.addEventListener("htmx:response:error", (event) => {
     const status = event.detail.ctx.response.status;
     if (status === 401 || status === 403) tell("signed out", "bad");
