@@ -82,4 +82,8 @@ def _types(given: Sequence[str] | None) -> list[str] | None:
     if not given:
         return None
     types = [one.strip() for text in given for one in text.split(",")]
-    return [one for one in types if one]
+    named = [one for one in types if one]
+    if not named:
+        msg = "--types names no message type. Write --types order.created, or leave it out for all."
+        raise WrongCommandError(msg)
+    return named

@@ -68,6 +68,8 @@ STOP = "os.kill(os.getpid(), signal.SIGTERM)"
         ("cli_shop:app --app-dir gone", r"There is no directory /.*/gone\. Name the one that has"),
         ("cli_shop:app --concurrency 0", r"'--concurrency': '0' is not allowed: .* or equal to 1"),
         ("cli_shop:app --concurrency few", r"'--concurrency': 'few' is not allowed: .*integer"),
+        ("cli_shop:app --types ,", r"--types names no message type\. Write --types order\.created"),
+        ("cli_shop:app --types=", r"--types names no message type\."),
         ("", r"Missing argument 'module:app'\. See `kvqueue worker --help`\."),
     ],
 )
