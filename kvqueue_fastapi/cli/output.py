@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
+from math import isfinite
 from typing import Any, Final
 
 from rich.console import Console
@@ -11,6 +13,8 @@ from rich.text import Text
 
 from kvqueue_fastapi.cli.tables import Cell, Column, plain, table_of
 from kvqueue_fastapi.cli.texts import visible
+
+_NO_NUMBER: Final = re.compile("NaN|Infinity")
 
 
 class Output:
@@ -73,9 +77,21 @@ def error_console() -> Console:
 def as_json(record: Any) -> str:
     """An object as one line of JSON in ASCII, so that any terminal and any locale can take it."""
     try:
-        return json.dumps(record, default=_plain_object, separators=(",", ":"))
+        text = json.dumps(record, default=_plain_object, separators=(",", ":"))
     except ValueError:  # a number of more than 4,300 digits, which another program wrote
         return json.dumps({"unshowable": type(record).__name__})
+    if not _NO_NUMBER.search(text):  # a string may have the word, too
+        return text
+    return json.dumps(_finite(json.loads(text)), separators=(",", ":"))
+
+
+def _finite(value: Any) -> Any:
+    """With floats that JSON does not know as text: "NaN", "Infinity", "-Infinity"."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return json.dumps(value) if isinstance(value, float) and not isfinite(value) else value
 
 
 def _plain_object(value: Any) -> Any:

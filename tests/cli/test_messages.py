@@ -3,7 +3,9 @@
 import asyncio
 import json
 import re
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 
 import pytest
@@ -294,3 +296,19 @@ async def test_stats_and_listeners_tell_of_the_processes_that_work(
     assert (counts["type"], sum(counts["handled"])) == ("n", 1)
     # 5 minutes that are over, and a part of the one that runs
     assert 1 / 6 < counts["handled_per_minute"] <= 1 / 5
+
+
+def test_numbers_that_json_does_not_know_are_text(bench: Bench, kvqueue: Kvqueue) -> None:
+    kvqueue("send", "n", "1")
+    with closing(sqlite3.connect(bench.url)) as connection, connection:
+        payload = '{"a": [NaN, Infinity, -Infinity], "b": "NaN"}'
+        connection.execute("UPDATE kvqueue_messages SET data = ?", (payload,))
+
+    (line,) = kvqueue("ls", "--json").out.splitlines()
+
+    read = json.loads(line, parse_constant=refuse)
+    assert read["data"] == {"a": ["NaN", "Infinity", "-Infinity"], "b": "NaN"}
+
+
+def refuse(word: str) -> None:
+    raise AssertionError(word)
