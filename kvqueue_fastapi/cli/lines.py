@@ -1,8 +1,6 @@
 """A file of messages, one JSON object a line."""
 
 import json
-import shutil
-import sys
 import tempfile
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,7 +9,7 @@ from typing import IO, Any, Final, NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kvqueue_fastapi.cli.exits import FailedError, WrongCommandError
-from kvqueue_fastapi.cli.payloads import STDIN
+from kvqueue_fastapi.cli.payloads import STDIN, copy_stdin
 from kvqueue_fastapi.errors import KvQueueError, shown
 from kvqueue_fastapi.outgoing import OutgoingMessage, SendOptions, prepare
 from kvqueue_fastapi.settings import KvQueueSettings
@@ -56,12 +54,12 @@ def opened(path: str) -> Generator[IO[str]]:
     """
     if path == STDIN:
         with tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES, "w+", encoding="utf-8") as copy:
-            shutil.copyfileobj(sys.stdin, copy)
+            copy_stdin(copy)
             copy.seek(0)
             yield copy
         return
     try:
-        file = open(path, encoding="utf-8")  # noqa: PTH123, SIM115 because it is closed below
+        file = open(path, encoding="utf-8-sig")  # noqa: PTH123, SIM115 because it is closed below
     except OSError as error:
         msg = f"{path} cannot be read: {error.strerror}. Name a file of messages, or - for stdin."
         raise WrongCommandError(msg) from error
@@ -108,7 +106,7 @@ def at_line(number: int, problem: str, then: str) -> FailedError:
 
 def _message(number: int, text: str) -> OutgoingMessage:
     try:
-        line = _Line.model_validate(json.loads(text))
+        line = _Line.model_validate(json.loads(text, object_pairs_hook=_once_each))
     except ValidationError as error:
         raise at_line(number, _problems(error), "Nothing was sent.") from None
     except (ValueError, RecursionError) as error:
@@ -122,9 +120,21 @@ def _message(number: int, text: str) -> OutgoingMessage:
 
 def _problems(error: ValidationError) -> str:
     return " ".join(
-        f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}."
+        f"{'.'.join(map(str, one['loc']))}: {one['msg']}."
+        if one["loc"]
+        else 'it is no JSON object. Write one a line, such as {"type": "n", "data": 1}.'
         for one in error.errors(include_url=False, include_context=False, include_input=False)
     )
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        msg = f"{shown(twice)} is there twice, and one would be lost"
+        raise ValueError(msg)
+    return found
 
 
 def _anything(_message_type: str) -> None:

@@ -1,13 +1,36 @@
 """A payload as it is given on a command line."""
 
+import io
 import json
+import shutil
 import sys
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from kvqueue_fastapi.cli.exits import WrongCommandError
 from kvqueue_fastapi.errors import shown
 
 STDIN: Final = "-"
+
+
+def copy_stdin(target: IO[str]) -> None:
+    """Copy all of stdin, which is UTF-8 whatever the locale says, with or without a mark before.
+
+    Raises:
+        WrongCommandError: it is closed, or no UTF-8.
+    """
+    given: IO[str] | None = sys.stdin
+    if given is None:
+        msg = "stdin is closed. Give what is sent by a pipe, or on the command line."
+        raise WrongCommandError(msg)
+    if not isinstance(given, io.TextIOWrapper):
+        shutil.copyfileobj(given, target)
+        return
+    try:
+        with open(given.fileno(), encoding="utf-8-sig", closefd=False) as text:
+            shutil.copyfileobj(text, target)
+    except UnicodeDecodeError as error:
+        msg = f"stdin is no UTF-8: {error}. Convert it, such as by iconv -t utf-8."
+        raise WrongCommandError(msg) from error
 
 
 def payload_of(text: str) -> Any:
@@ -16,7 +39,10 @@ def payload_of(text: str) -> Any:
     Raises:
         WrongCommandError: it is no JSON.
     """
-    given = sys.stdin.read() if text == STDIN else text
+    given = text
+    if text == STDIN:
+        copy_stdin(copy := io.StringIO())
+        given = copy.getvalue()
     try:
         return json.loads(given)
     except (ValueError, RecursionError) as error:

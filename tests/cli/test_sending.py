@@ -1,6 +1,8 @@
 """`kvqueue send`."""
 
 import json
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 
 from kvqueue_fastapi.cli import sending
 from tests.cli.bench import Bench, Ran
+from tests.cli.terminal import KVQUEUE, PATIENCE_S
 from tests.engines import ON_BOTH_ENGINES
 
 Kvqueue = Callable[..., Ran]
@@ -128,7 +131,9 @@ def test_a_file_comes_from_stdin(bench: Bench, kvqueue: Kvqueue) -> None:
     ("line", "says"),
     [
         ("{", "'{' is no JSON object: Expecting property name"),
-        ("7", "it: Input should be a valid dictionary"),
+        ("7", "it is no JSON object. Write one a line"),
+        ("[1, 2]", "it is no JSON object. Write one a line"),
+        ('{"type": "n", "data": {"a": 1, "a": 2}}', "'a' is there twice, and one would be lost"),
         ({"data": 1}, "type: Field required."),
         ({"type": 7}, "type: Input should be a valid string."),
         ({"type": "n", "dta": 1}, "dta: Extra inputs are not permitted."),
@@ -182,6 +187,36 @@ def test_a_line_behind_the_last_message_is_refused(
     assert (ran.code, len(bench.messages())) == (code, left)
     told = f"--from-line is {number}, the last message stands in line 3." in ran.err
     assert told == (code == 2)
+
+
+def test_a_mark_before_utf_8_is_passed_over(bench: Bench, kvqueue: Kvqueue) -> None:
+    text = b'\xef\xbb\xbf{"type": "n", "data": "\xc3\xbc"}\n'
+    Path("marked").write_bytes(text)
+
+    assert kvqueue("send", "--file", "marked").code == 0
+    assert fed(text, "send", "--file", "-", PYTHONIOENCODING="ascii").returncode == 0
+    assert fed(b'\xef\xbb\xbf"\xc3\xbc"', "send", "n", "-").returncode == 0
+    assert [message.data for message in bench.messages()] == ["ü"] * 3
+
+
+@pytest.mark.parametrize("command", ["send --file -", "send n -"])
+def test_a_payload_that_is_no_utf_8_is_told_in_a_line(bench: Bench, command: str) -> None:
+    ran = fed(b"\xff\xfe", *command.split())
+
+    assert (ran.returncode, ran.stdout) == (2, b"")
+    assert ran.stderr.startswith(b"kvqueue: stdin is no UTF-8: ")
+    assert ran.stderr.count(b"\n") == 1
+
+
+def fed(stdin: bytes, *arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [*KVQUEUE, *arguments],
+        input=stdin,
+        env={**os.environ, **environment},
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
 
 
 def test_an_empty_file_is_no_mistake(bench: Bench, kvqueue: Kvqueue) -> None:
