@@ -225,3 +225,28 @@ async def test_directory_that_cannot_be_written_to_is_named(tmp_path: Path) -> N
     async with Kv.open(str(tmp_path / "q.db")):
         with pytest.raises(StoreError, match=r"none/b\.db\.unfinished cannot be written"):
             await backup_store(str(tmp_path / "q.db"), tmp_path / "none" / "b.db")
+
+
+async def test_error_of_the_source_names_the_source(tmp_path: Path) -> None:
+    source = tmp_path / "text"
+    source.write_text("no database, but text enough to be read as one" * 100)
+
+    with pytest.raises(StoreError, match=f"^{source}: file is not a database"):
+        await backup_store(str(source), tmp_path / "b.db")
+    with pytest.raises(StoreError, match=f"^{source}: file is not a database"):
+        await restore_store(source, str(tmp_path / "new.db"))
+    assert named(tmp_path, "") == ["text"]
+
+
+async def test_what_a_failed_backup_leaves_beside_its_file_is_removed(tmp_path: Path) -> None:
+    async with Kv.open(str(tmp_path / "q.db")) as kv:
+        await kv.set(("k",), 1)
+
+    def fail(_progress: BackupProgress) -> None:
+        (tmp_path / "b.db.unfinished-wal").touch()
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        await backup_store(str(tmp_path / "q.db"), tmp_path / "b.db", progress=fail)
+
+    assert named(tmp_path, "b.db") == []

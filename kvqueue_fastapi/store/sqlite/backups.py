@@ -96,6 +96,10 @@ def _read_only(path: Path) -> Generator[sqlite3.Connection]:
     address = f"file:{quote(str(path))}?mode=ro"
     try:
         with closing(sqlite3.connect(address, uri=True, isolation_level=None)) as connection:
+            # Here, so that what is wrong with it is not told of the file that is made of it.
+            patiently(
+                lambda: connection.execute(sql.HAS_SCHEMA).fetchone(), Patience(_PATIENCE_OF_S)
+            )
             yield connection
     except sqlite3.Error as error:
         raise store_error(error, str(path)) from error
@@ -108,7 +112,10 @@ def _unfinished(target: Path) -> Generator[tuple[Path, sqlite3.Connection]]:
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
     except FileExistsError as error:
-        msg = f"{path} is there: another backup makes it, or was killed. If none does, remove it."
+        msg = (
+            f"{path} is there: another backup makes it, or was killed. If none does, remove it and "
+            f"{path}-journal."
+        )
         raise InvalidOptionError(msg) from error
     except OSError as error:
         msg = (
@@ -126,8 +133,9 @@ def _unfinished(target: Path) -> Generator[tuple[Path, sqlite3.Connection]]:
         with suppress(OSError):  # not every system can
             _sync(target.parent)
     finally:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
+        for side in ("", *_SIDE_FILES):  # a disk that was full leaves a journal
+            with suppress(OSError):
+                path.with_name(path.name + side).unlink(missing_ok=True)
 
 
 def _take_name(path: Path, target: Path) -> None:
