@@ -17,6 +17,7 @@ class StoreSurvey:
         lacking: rights that this user does not have, in words.
         clock_ahead_s: how far the engine's clock is ahead of this process's; SQLite has no other.
         is_open_to_others: whether every user of the machine may read the file or write to it.
+        is_place_there: whether there is the directory that the file would lie in.
         wal_bytes: what is in the write-ahead log of the file beside it.
         most_connections: what the server takes.
     """
@@ -30,5 +31,6 @@ class StoreSurvey:
     lacking: tuple[str, ...] = ()
     clock_ahead_s: float = 0.0
     is_open_to_others: bool = False
+    is_place_there: bool = True
     wal_bytes: int = 0
     most_connections: int | None = None

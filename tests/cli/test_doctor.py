@@ -3,6 +3,7 @@
 import json
 import re
 import secrets
+import shlex
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -311,6 +312,48 @@ def test_what_is_wrong_with_a_type_is_found(
 
     assert [one.severity for one in findings] == ([severity] if severity else [])
     assert all(says in one.what and one.remedy for one in findings)
+
+
+@pytest.mark.parametrize(
+    ("message_type", "search", "name"),
+    [
+        ("n", "type:n", "n"),
+        ("a b", """'type:"a b"'""", "'a b'"),
+        ("x; rm -rf $HOME", """'type:"x; rm -rf $HOME"'""", "'x; rm -rf $HOME'"),
+        ("x$(id)", "'type:x$(id)'", "'x$(id)'"),
+    ],
+)
+def test_a_type_in_a_command_is_quoted_for_the_shell(
+    bench: Bench, kvqueue: Kvqueue, message_type: str, search: str, name: str
+) -> None:
+    bench.die(message_type, 1)
+    bench.send((message_type, 1))
+    bench.ask(lambda admin: admin.pause(message_type))
+
+    remedies = " ".join(one["remedy"] for one in kvqueue("doctor", "--json").records)
+
+    assert f"kvqueue ls {search}, kvqueue cancel." in remedies
+    assert f"kvqueue dead ls {search}." in remedies
+    assert f"kvqueue resume {name}." in remedies
+    assert len(kvqueue("dead", "ls", "--json", *shlex.split(search)).records) == 1
+
+
+def test_a_directory_that_is_not_there_is_no_missing_right(
+    directory: Path, kvqueue: Kvqueue
+) -> None:
+    (directory / "empty").touch(0o666)
+    (directory / "empty").chmod(0o666)
+
+    away = kvqueue("doctor", "--url", "none/shop.db")
+    empty = kvqueue("doctor", "--url", "empty")
+    itself = kvqueue("doctor", "--url", str(directory))
+
+    assert (away.code, empty.code, itself.code) == (1, 1, 1)
+    assert f"no store at {directory}/none/shop.db, and no directory to hold one." in away.out
+    assert "lacks the right" not in away.out
+    assert "chmod" not in empty.out
+    assert f"{directory} is a directory." in itself.out
+    assert "disk" not in itself.out
 
 
 # --- health ---

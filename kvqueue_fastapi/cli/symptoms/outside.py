@@ -1,5 +1,6 @@
 """What can be seen of a store before it is opened."""
 
+import shlex
 from collections.abc import Iterator
 from typing import Final
 
@@ -22,10 +23,10 @@ def of_survey(survey: StoreSurvey) -> Iterator[Finding]:
             f"This user lacks the right {right}.",
             "Give it, as the README says; or run this as the user of the app.",
         )
-    if survey.is_open_to_others:
+    if survey.is_there and survey.is_open_to_others:
         yield warning(
             f"Every user of this machine may read {survey.where} or write to it.",
-            f"Run chmod o= {survey.where} {survey.where}-wal {survey.where}-shm.",
+            f"Run chmod o= {shlex.join(_files(survey.where))}.",
         )
     if survey.wal_bytes > LONG_WAL_BYTES:
         yield warning(
@@ -42,8 +43,17 @@ def of_survey(survey: StoreSurvey) -> Iterator[Finding]:
         )
 
 
+def _files(where: str) -> list[str]:
+    return [where, f"{where}-wal", f"{where}-shm"]
+
+
 def _of_schema(survey: StoreSurvey) -> Iterator[Finding]:
-    if not survey.is_there:
+    if not survey.is_place_there:
+        yield problem(
+            f"There is no store at {survey.where}, and no directory to hold one.",
+            "Name another by --url or KVQUEUE_URL, or make the directory.",
+        )
+    elif not survey.is_there:
         yield problem(
             f"There is no store at {survey.where}.",
             "Name another by --url or KVQUEUE_URL; an app makes one when it starts.",

@@ -1,11 +1,16 @@
 """What can be seen of the messages: who waits in vain, and what nobody would take."""
 
+import re
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
 from kvqueue_fastapi.cli.symptoms.findings import Finding, problem, warning
 from kvqueue_fastapi.cli.symptoms.outside import WRONG_CLOCK_S
 from kvqueue_fastapi.cli.texts import duration
 from kvqueue_fastapi.keeper import MessageRecord, TypeCounts
+
+_SPLIT: Final = re.compile(r'\s|^"')
 
 
 def of_counts(counts: Iterable[TypeCounts]) -> Iterator[Finding]:
@@ -17,23 +22,23 @@ def of_counts(counts: Iterable[TypeCounts]) -> Iterator[Finding]:
             yield problem(
                 f"{_of_type(waiting, one)} wait, but no listening process handles that type.",
                 "Start the app that does, or put its consumer into KvQueueModule(consumers=[…]); "
-                f"or throw it away: kvqueue ls type:{one.type}, kvqueue cancel.",
+                f"or throw it away: kvqueue ls {_search(one.type)}, kvqueue cancel.",
             )
         if waiting and one.paused:
             yield warning(
                 f"{_of_type(waiting, one)} wait, because the type is paused.",
-                f"When its reason is gone: kvqueue resume {one.type}.",
+                f"When its reason is gone: kvqueue resume {shlex.quote(one.type)}.",
             )
         if suspects:
             yield problem(
                 f"{_of_type(suspects, one)} were in hand when their process died, twice or more.",
-                f"See which: kvqueue ls type:{one.type} --state quarantined, or isolated; and "
+                f"See which: kvqueue ls {_search(one.type)} --state quarantined, or isolated; and "
                 "read what the process said last.",
             )
         if one.dead:
             yield warning(
                 f"{_of_type(one.dead, one)} were given up.",
-                f"Read why: kvqueue dead ls type:{one.type}.",
+                f"Read why: kvqueue dead ls {_search(one.type)}.",
             )
         if one.oldest_age_s is not None and one.oldest_age_s < -WRONG_CLOCK_S:
             yield warning(
@@ -52,6 +57,12 @@ def of_misfits(misfits: Sequence[tuple[MessageRecord, str]], *, limit: int) -> I
         )
     if len(misfits) == limit:
         yield warning(f"There may be more than these {limit}.", "Look again when they are gone.")
+
+
+def _search(message_type: str) -> str:
+    """A type as a shell takes it and as a search reads it."""
+    is_split = _SPLIT.search(message_type) is not None
+    return shlex.quote(f'type:"{message_type}"' if is_split else f"type:{message_type}")
 
 
 def _of_type(number: int, one: TypeCounts) -> str:

@@ -41,6 +41,9 @@ async def survey(url: str) -> StoreSurvey:
 
 
 def _survey(path: str) -> StoreSurvey:
+    if Path(path).is_dir():
+        msg = f"{path} is a directory. Give the path of a file in it, such as {path}/kvqueue.db."
+        raise StoreError(msg)
     schema = _schema_of(path) if _size_of(path) else 0
     return StoreSurvey(
         where=path,
@@ -51,6 +54,7 @@ def _survey(path: str) -> StoreSurvey:
         known_schema=load_migrations(PACKAGE)[-1].number,
         lacking=tuple(_lacking(path)),
         is_open_to_others=_mode_of(path) & _OTHERS != 0,
+        is_place_there=Path(path).parent.exists(),
         wal_bytes=_size_of(f"{path}-wal"),
     )
 
@@ -73,6 +77,8 @@ def _applied(connection: sqlite3.Connection) -> int:
 
 def _lacking(path: str) -> Iterator[str]:
     directory = Path(path).parent
+    if not directory.exists():  # there is no store, and whoever makes one makes it first
+        return
     if not os.access(directory, os.W_OK | os.X_OK):
         yield f"to write in {directory}, where SQLite keeps its -wal and -shm"
     for file in (path, f"{path}-wal", f"{path}-shm"):
