@@ -3,7 +3,7 @@
 import io
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import IO, Final
 
 _EXTRA: Final = ("typer", "rich")
 _WRONG: Final = 2
@@ -24,6 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         Exception: the app's own code failed, in a worker.
     """
+    out: IO[str] | None = sys.stdout
+    if out is None:
+        _say("kvqueue: stdout is closed. Nothing was done; send the answer to /dev/null instead.")
+        return _WRONG
     for stream in (sys.stdout, sys.stderr):
         # What is stored must not end the command where the locale cannot write it.
         if isinstance(stream, io.TextIOWrapper):
@@ -43,3 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "pip install 'kvqueue_fastapi[cli]'.\n"
         )
         return _WRONG
+
+
+def _say(text: str) -> None:
+    err: IO[str] | None = sys.stderr
+    if err is not None:
+        err.write(f"{text}\n")

@@ -1,5 +1,6 @@
 """The command line as a whole: its commands, and what becomes of their errors."""
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from kvqueue_fastapi.errors import InvalidOptionError, KvQueueError
 
 NAME: Final = "kvqueue"
 _WRONG: Final = (typer.TyperException, WrongCommandError, InvalidOptionError, ValidationError)
+_UNWRITABLE: Final = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG)
 _FAILED: Final = (FailedError, KvQueueError)
 
 
@@ -71,13 +73,34 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read it has seen enough. Nothing more may be written at the exit, either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
+        return FAILED
+    except OSError as error:
+        # Not by another write, because an unbuffered stream has nothing left to fail with.
+        if error.errno not in _UNWRITABLE or error.filename is not None:
+            raise
+        _silence()
+        sys.stderr.write(f"{NAME}: The answer could not be written: {error.strerror}.\n")
         return FAILED
     except (*_WRONG, *_FAILED) as error:
+        if not _can_answer():
+            _silence()
         if problem := _problem(error):
             sys.stderr.write(f"{NAME}: {visible(problem)}\n")
         return WRONG if isinstance(error, _WRONG) else FAILED
     return ended if isinstance(ended, int) else FINE
+
+
+def _can_answer() -> bool:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return False
+    return True
+
+
+def _silence() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _problem(error: Exception) -> str:

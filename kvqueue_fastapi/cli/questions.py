@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from typing import IO
 
 from rich.prompt import Confirm
 from rich.text import Text
@@ -20,7 +21,8 @@ def require_yes(question: str, *, yes: bool) -> None:
     """
     if yes:
         return
-    if not sys.stdin.isatty():
+    given: IO[str] | None = sys.stdin
+    if given is None or not given.isatty():
         msg = f"{question} Nobody is there to answer. Add --yes."
         raise WrongCommandError(msg)
     if not _is_yes(question):

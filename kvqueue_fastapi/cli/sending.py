@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -125,10 +126,20 @@ async def _send_one(
 ) -> None:
     async with place.opened(create=create) as runtime:
         message_id = await runtime.queue.send_message(message_type, data, **options)
-    if output.as_json:
-        output.record({"id": message_id})
-    else:
-        output.say(str(message_id))
+    try:
+        if output.as_json:
+            output.record({"id": message_id})
+        else:
+            output.say(str(message_id))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        msg = (
+            f"Message {message_id} was sent, but the answer could not be written: "
+            f"{error.strerror}. Do not send it again."
+        )
+        raise FailedError(msg) from error
 
 
 async def _send_file(

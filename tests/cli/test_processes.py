@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -220,3 +221,42 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(bench: Bench) -> None:
         listing.stdout.close()
         listing.wait(PATIENCE_S)
         assert listing.stderr.read() == b""
+
+
+@pytest.mark.parametrize("command", ["send n 1", "send n 1 --json", "ls", "stats --json"])
+def test_a_full_disk_under_the_answer_is_told_in_a_line(bench: Bench, command: str) -> None:
+    bench.send(("m", 1))
+
+    ran = piped("sh", "-c", f"{shlex.join(KVQUEUE)} {command} > /dev/full")
+
+    last = bench.messages()[-1]
+    begun = f"Message {last.id} was sent, but the" if "send" in command else "The"
+    said = f"kvqueue: {begun} answer could not be written: No space left on device."
+    assert ran.returncode == 1
+    assert ran.stderr.startswith(said)
+    assert ran.stderr.count("\n") == 1
+
+
+def test_nothing_is_done_where_nobody_hears_the_answer(bench: Bench) -> None:
+    ran = piped("sh", "-c", f"{shlex.join(KVQUEUE)} send n 1 >&-")
+
+    assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
+    assert "stdout is closed. Nothing was done" in ran.stderr
+    assert bench.messages() == []
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("send n -", "stdin is closed."),
+        ("send --file -", "stdin is closed."),
+        ("dead discard --all", "Nobody is there to answer. Add --yes."),
+    ],
+)
+def test_a_closed_stdin_is_told_in_a_line(bench: Bench, command: str, says: str) -> None:
+    bench.die("n", 1)
+
+    ran = piped("sh", "-c", f"{shlex.join(KVQUEUE)} {command} <&-")
+
+    assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
+    assert says in ran.stderr
