@@ -39,12 +39,16 @@ def settings(deployment: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def has_http(container: dict[str, Any]) -> bool:
+    return any(port["name"] == "http" for port in container.get("ports", ()))
+
+
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda one: one["metadata"]["name"])
 def test_a_pod_has_longer_to_end_than_its_handlers_and_requests(deployment: dict[str, Any]) -> None:
     (container,) = pod(deployment)["containers"]
     chosen = KvQueueSettings.model_validate(settings(deployment))
     before_s = 5 if "lifecycle" in container else 0
-    requests_s = 10 if "ports" in container else 0
+    requests_s = 10 if has_http(container) else 0
 
     handlers_s = chosen.shutdown_timeout_s if chosen.listen else 0
 
@@ -64,7 +68,7 @@ def test_probes_ask_the_route_that_answers_them(deployment: dict[str, Any]) -> N
     (container,) = pod(deployment)["containers"]
     probes = [container[name] for name in container if name.endswith("Probe")]
 
-    assert len(probes) == (3 if "ports" in container else 0)
+    assert len(probes) == (3 if has_http(container) else 0)
     for probe in probes:
         assert probe["httpGet"] == {"path": "/health", "port": "http"}
 
@@ -90,6 +94,24 @@ def test_on_postgres_the_web_sends_and_workers_handle() -> None:
     assert "listen" not in settings(worker)
     assert pod(worker)["containers"][0]["command"][1:4] == ["-m", "kvqueue_fastapi", "worker"]
     assert min(one["spec"]["replicas"] for one in (web, worker)) > 1
+
+
+def test_what_is_counted_can_be_asked_for_where_messages_are_handled() -> None:
+    for deployment in of_kind("Deployment", POSTGRES):
+        (container,) = pod(deployment)["containers"]
+        (port,) = container["ports"]
+        notes = deployment["spec"]["template"]["metadata"]["annotations"]
+
+        assert notes["prometheus.io/scrape"] == "true"
+        assert notes["prometheus.io/port"] == str(port["containerPort"])
+    variables = {one["name"]: one.get("value") for one in container["env"]}
+    assert variables["METRICS_PORT"] == notes["prometheus.io/port"]
+
+
+def test_the_worker_of_the_image_is_not_asked_for_its_health() -> None:
+    (worker,) = re.findall(r"^# docker run (.* worker shop:app)$", DOCKERFILE, re.MULTILINE)
+
+    assert "--no-healthcheck" in worker
 
 
 def test_a_drained_node_takes_one_pod_at_a_time() -> None:
