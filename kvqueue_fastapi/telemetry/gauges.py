@@ -1,5 +1,6 @@
 """What waits, as gauges for Prometheus."""
 
+import math
 from collections.abc import Iterator
 from typing import Final
 
@@ -20,7 +21,7 @@ class QueueGauges:
     that nobody sets any more, and neither does a process.
 
     Args:
-        snapshot: None: nothing could be read so far, so there is nothing to show.
+        snapshot: None: nothing could be read so far; then only its age is shown, without end.
         names: the types that are told apart; the others are taken together.
     """
 
@@ -30,6 +31,11 @@ class QueueGauges:
 
     def collect(self) -> Iterator[Metric]:
         """Give the metrics."""
+        yield GaugeMetricFamily(
+            "kvqueue_snapshot_age_seconds",
+            "How old what is said here of waiting messages is; +Inf: nothing could be read so far.",
+            math.inf if self._snapshot is None else self._snapshot.age_s,
+        )
         if self._snapshot is None:
             return
         yield self._messages()
@@ -43,11 +49,6 @@ class QueueGauges:
             "kvqueue_oldest_due_seconds",
             "How long the oldest message has been due that could be handled; 0: there is none.",
             self._snapshot.due_s,
-        )
-        yield GaugeMetricFamily(
-            "kvqueue_snapshot_age_seconds",
-            "How old what is said here of waiting messages is.",
-            self._snapshot.age_s,
         )
 
     def _messages(self) -> Metric:

@@ -53,7 +53,7 @@ class PrometheusMiddleware(Middleware):
     Args:
         registry: where the metrics are registered; it takes one middleware.
         max_types: how many message types that no handler here has taken are told apart; all
-            further ones are called "other".
+            further ones are called "other". Each process counts them for itself.
 
     Raises:
         InvalidOptionError: the registry has these metrics already, or `max_types` is below 0.
@@ -120,10 +120,9 @@ class PrometheusMiddleware(Middleware):
         has_handler = delivery.waited_s is not None
         name = self.names.of(delivery.type, is_handled=has_handler)
         self._deliveries.labels(name, delivery.outcome).inc()
-        if delivery.outcome == "dead":
-            self._dead.labels(name).inc()
-        if delivery.outcome == "lost":
-            self._lost.labels(name).inc()
+        # With 0 as well: an increase is seen from there alone.
+        self._dead.labels(name).inc(delivery.outcome == "dead")
+        self._lost.labels(name).inc(delivery.outcome == "lost")
         if delivery.waited_s is not None:
             self._wait.labels(name).observe(delivery.waited_s)
         if delivery.took_s is not None:
@@ -144,7 +143,8 @@ def metrics_router(
     those of the last time are given.
 
     With several processes behind one port, set PROMETHEUS_MULTIPROC_DIR to an empty directory
-    before they start: whichever of them answers, the counters and histograms are those of all.
+    before they start: whichever of them answers, the counters and histograms are those of all. What
+    prometheus_client tells of a single process (`process_*`, `python_*`) is left out then.
 
     Args:
         metrics: the middleware, which the queue of the app that has the router has as well.

@@ -2,7 +2,9 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
@@ -112,3 +114,63 @@ def test_alerts_say_what_and_for_whom() -> None:
     for rule in RULES:
         assert rule["annotations"]["summary"]
         assert rule["labels"]["severity"] in {"critical", "warning", "info"}
+
+
+def series(name: str, values: str, **labels: str) -> dict[str, str]:
+    told = ", ".join(f'{label}="{value}"' for label, value in {"job": "shop", **labels}.items())
+    return {"series": f"{name}{{{told}}}", "values": values}
+
+
+LISTENERS = series("kvqueue_listeners", "2x40")
+DEATHS = "kvqueue_dead_letters_total"
+
+
+@pytest.mark.skipif(which("promtool") is None, reason="promtool judges the rules")
+@pytest.mark.parametrize(
+    ("alert", "given", "count"),
+    [
+        ("KvQueueDeadLetters", [series(DEATHS, "_x15 3x30", type="a", instance="new")], 1),
+        ("KvQueueDeadLetters", [series(DEATHS, "3x40", type="a", instance="old")], 0),
+        (
+            "KvQueueDeadLetters",
+            [series(DEATHS, "0x15 1x30", type="a", instance=one) for one in "xyz"],
+            1,
+        ),
+        (
+            "KvQueueDeadLetters",
+            [
+                series("kvqueue_messages", "0x15 1x30", type="a", state="dead", instance=one)
+                for one in "xyz"
+            ],
+            1,
+        ),
+        ("KvQueueLeasesLost", [series("kvqueue_leases_lost_total", "_x15 1x30", type="a")], 1),
+        ("KvQueueNoListener", [], 1),
+        ("KvQueueNoListener", [LISTENERS], 0),
+        ("KvQueueNotCounted", [series("kvqueue_snapshot_age_seconds", " ".join(["Inf"] * 25))], 1),
+    ],
+)
+def test_alert_fires_once_for_all_processes_and_for_what_has_just_begun(
+    tmp_path: Path, alert: str, given: list[dict[str, str]], count: int
+) -> None:
+    rules = EXAMPLES / "prometheus" / "alerts.yml"
+    (expr,) = [rule["expr"] for rule in RULES if rule["alert"] == alert]
+    case = {
+        "interval": "1m",
+        "input_series": given,
+        "promql_expr_test": [
+            {
+                "expr": f"count({expr}) or vector(0)",
+                "eval_time": "20m",
+                "exp_samples": [{"labels": "{}", "value": count}],
+            }
+        ],
+    }
+    cases = tmp_path / "cases.yml"
+    cases.write_text(yaml.safe_dump({"rule_files": [str(rules)], "tests": [case]}))
+
+    judged = subprocess.run(
+        ["promtool", "test", "rules", str(cases)], capture_output=True, text=True, check=False
+    )
+
+    assert judged.returncode == 0, judged.stdout + judged.stderr

@@ -1,3 +1,4 @@
+import math
 import sqlite3
 from contextlib import closing
 from typing import Any
@@ -217,4 +218,12 @@ def test_what_cannot_be_counted_keeps_nobody_from_the_counters(
     assert seen["kvqueue_messages_sent_total", "order.created"] == 1
     assert ("kvqueue_messages", "order.created", "ready") not in seen
     assert ("kvqueue_listeners",) not in seen
+    assert seen["kvqueue_snapshot_age_seconds",] == math.inf
     assert "could not be counted" in caplog.text
+
+
+def test_what_has_not_happened_yet_is_counted_from_zero(metrics: PrometheusMiddleware) -> None:
+    metrics.settled(Delivery(1, "order.created", 1, "done", None, 0.5, 40.0))
+
+    for name in ("kvqueue_dead_letters_total", "kvqueue_leases_lost_total"):
+        assert metrics.registry.get_sample_value(name, {"type": "order.created"}) == 0
