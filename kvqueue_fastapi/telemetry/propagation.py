@@ -22,10 +22,16 @@ def carried(context: Context) -> dict[str, str]:
 def with_context(message: OutgoingMessage, carrier: Mapping[str, str]) -> OutgoingMessage:
     """Give a message the context as well; the same message, where that does not fit.
 
-    Headers of the sender's stay as they are. What is sent matters more than its trace: where the
-    headers would become too large, as much as fits of the context goes, or none.
+    Headers of the sender's stay as they are, but for those of a trace that nobody could read.
+    What is sent matters more than its trace: where the headers would become too large, as much
+    as fits of the context goes, or none.
     """
-    own = message.options.headers or {}
+    unread = propagate.get_global_textmap().fields - {"baggage"}
+    own = {
+        name: text
+        for name, text in (message.options.headers or {}).items()
+        if name not in unread or own_links(message)
+    }
     without_baggage = {name: text for name, text in carrier.items() if name != "baggage"}
     for part in (carrier, without_baggage):
         headers = {**part, **own}

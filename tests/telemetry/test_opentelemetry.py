@@ -206,6 +206,23 @@ async def test_the_context_of_the_sender_stays_and_is_linked(url: str, recorded:
     assert parent_id(attempt[0]) == its_id
 
 
+async def test_a_context_that_nobody_can_read_is_replaced(url: str, recorded: Recorded) -> None:
+    headers = {"traceparent": "00-zz", "tracestate": "a=b", "tenant": "north"}
+    seen: list[dict[str, str]] = []
+
+    @on_queue_message("traced")
+    async def handle(_: int, message: Message) -> None:
+        seen.append(dict(message.headers))
+
+    async with running(url, recorded.middleware, handlers=[handle]) as queue:
+        await queue.send_message("traced", 1, headers=headers)
+        await queue.run_until_idle()
+
+    (send,) = recorded.named("send traced")
+    assert parent_id(recorded.named("process traced")[0]) == id_of(send)
+    assert (seen[0]["tenant"], "tracestate" in seen[0]) == ("north", False)
+
+
 async def test_headers_near_their_limit_are_sent_without_the_context(
     url: str, recorded: Recorded
 ) -> None:
