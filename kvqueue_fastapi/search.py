@@ -9,6 +9,7 @@ from kvqueue_fastapi.keeper import State
 
 FILTERS: Final = ("type", "key", "error", "state")
 _WORD: Final = re.compile(r'(?:(\w+):)?(?:"([^"]*)"|([^\s"]\S*))')
+_BARE: Final = re.compile(r'[^\s"]\S*')
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,25 @@ class Search:
         return {**found, "state": self.state} if with_state else found
 
 
+def written(search: Search) -> str:
+    """What `parse_search` reads as this."""
+    filters = {
+        "type": search.type or search.type_pattern,
+        "key": search.ordering_key,
+        "error": search.error,
+        "state": search.state,
+    }
+    parts = [f"{name}:{_value(value)}" for name, value in filters.items() if value]
+    text = search.text or ""
+    if '"' in text:
+        parts += [_quoted(word) if ":" in word else word for word in text.split(" ")]
+    elif ":" in text or "  " in text:
+        parts.append(_quoted(text))
+    elif text:
+        parts.append(text)
+    return " ".join(parts)
+
+
 def parse_search(text: str) -> Search:
     """Read `type:order.* key:42 error:Timeout state:delayed free words`, in any order.
 
@@ -56,11 +76,12 @@ def parse_search(text: str) -> Search:
     filters: dict[str, str] = {}
     words: list[str] = []
     for name, quoted, bare in _WORD.findall(text):
+        if not name and bare[:-1] in FILTERS and bare.endswith(":"):
+            raise _unclear(bare[:-1], text)
         if name not in FILTERS:
             words.append((f"{name}:" if name else "") + (quoted or bare))
         elif name in filters or not (quoted or bare):
-            msg = f"{name}: is given twice or is empty in {shown(text)}. Write {name}:… once."
-            raise InvalidOptionError(msg)
+            raise _unclear(name, text)
         else:
             filters[name] = quoted or bare
     has_wildcard = "*" in filters.get("type", "")
@@ -72,6 +93,20 @@ def parse_search(text: str) -> Search:
         state=_state(filters.get("state")),
         text=" ".join(words) or None,
     )
+
+
+def _value(text: str) -> str:
+    return text if _BARE.fullmatch(text) else _quoted(text)
+
+
+def _quoted(text: str) -> str:
+    # One that has a quote was written without any around it.
+    return text if '"' in text else f'"{text}"'
+
+
+def _unclear(name: str, text: str) -> InvalidOptionError:
+    msg = f"{name}: is given twice or is empty in {shown(text)}. Write {name}:… once."
+    return InvalidOptionError(msg)
 
 
 def _state(name: str | None) -> State | None:

@@ -1,7 +1,7 @@
 import pytest
 
 from kvqueue_fastapi import InvalidOptionError, State
-from kvqueue_fastapi.search import Search, parse_search
+from kvqueue_fastapi.search import Search, parse_search, written
 
 
 @pytest.mark.parametrize(
@@ -27,10 +27,24 @@ def test_search_is_read_as_it_is_meant(text: str, meant: Search) -> None:
     assert parse_search(text) == meant
 
 
-@pytest.mark.parametrize("text", ["type:a type:b", 'key:""', "state:lost"])
+@pytest.mark.parametrize("text", ["type:a type:b", 'key:""', "type:", "tea key: pot", "state:lost"])
 def test_search_that_means_nothing_is_refused_with_what_to_write(text: str) -> None:
     with pytest.raises(InvalidOptionError, match=r"once|allowed are"):
         parse_search(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"type:order" tea',
+        'type:order.* key:"4 2" state:dead',
+        "http://shop",
+        '{"item": 7}',
+        'key:a"b "a  b"',
+    ],
+)
+def test_search_is_written_as_it_is_read(text: str) -> None:
+    assert parse_search(written(parse_search(text))) == parse_search(text)
 
 
 def test_state_is_no_argument_for_dead_letters() -> None:

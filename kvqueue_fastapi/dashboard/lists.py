@@ -1,16 +1,17 @@
 """The lists: messages that wait or run, and dead letters."""
 
+from dataclasses import replace
 from typing import Any, Final
 
 from starlette.responses import RedirectResponse, Response
 
 from kvqueue_fastapi.dashboard.looks import Look
 from kvqueue_fastapi.dashboard.visit import Visit
-from kvqueue_fastapi.dashboard.wording import of_type, url_part
+from kvqueue_fastapi.dashboard.wording import url_part
 from kvqueue_fastapi.errors import InvalidOptionError
 from kvqueue_fastapi.keeper import State, TypeCounts
 from kvqueue_fastapi.pages import Page
-from kvqueue_fastapi.search import Search, parse_search
+from kvqueue_fastapi.search import Search, parse_search, written
 
 PAGE: Final = 50
 MOST_TYPES: Final = 100
@@ -87,11 +88,5 @@ def _cursor(visit: Visit) -> str | None:
 
 def _to_dead(visit: Visit, search: Search) -> Response:
     """Lead to the dead letters, with all of the search but the state."""
-    kind = search.type or search.type_pattern
-    parts = (
-        of_type(kind) if kind else "",
-        f'key:"{search.ordering_key}"' if search.ordering_key else "",
-        f'error:"{search.error}"' if search.error else "",
-        search.text or "",
-    )
-    return RedirectResponse(f"{visit.root}dead?q={url_part(' '.join(filter(None, parts)))}", 303)
+    kept = written(replace(search, state=None))
+    return RedirectResponse(f"{visit.root}dead?q={url_part(kept)}", 303)

@@ -131,6 +131,15 @@ def test_search_for_the_dead_leads_to_the_dead_letters(keeper: Keeper) -> None:
     assert 'id="m1"' in answer.text
 
 
+def test_search_for_the_dead_keeps_its_quotes(keeper: Keeper) -> None:
+    (letter,) = keeper.dead("type:order")
+
+    answer = keeper.client.get("/queue/messages", params={"q": '"type:order" state:dead'})
+
+    assert answer.url.params["q"] == '"type:order"'
+    assert f'id="m{letter}"' in answer.text
+
+
 @pytest.mark.parametrize("place", ["messages", "dead"])
 @pytest.mark.parametrize(
     ("query", "why"),
@@ -140,7 +149,7 @@ def test_search_for_the_dead_leads_to_the_dead_letters(keeper: Keeper) -> None:
         ("cursor=" + "9" * 5000, "cursor"),
         ("q=state:foo", "state:'foo' is none"),
         ("q=type:a+type:b", "given twice"),
-        ("q=type:", ""),
+        ("q=type:", "or is empty"),
         ("q=%ff%fe", ""),
     ],
 )
