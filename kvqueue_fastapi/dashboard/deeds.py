@@ -11,13 +11,18 @@ from kvqueue_fastapi.dashboard.visit import Visit
 from kvqueue_fastapi.dashboard.wording import as_json, plain
 from kvqueue_fastapi.errors import KvQueueError, PayloadError, StoreError
 from kvqueue_fastapi.keeper import MessageRecord
+from kvqueue_fastapi.model import type_problem
 
 NOTHING: Final = "Nothing was selected."
 _TOLD: Final = 3
 
 
 async def pause(visit: Visit, form: Form) -> Outcome:
-    """Stop claiming a type."""
+    """Stop claiming a type that there is."""
+    kind = form.text("type")
+    if type_problem(kind) is None and not await _is_known(visit, kind):
+        text = f"There is no message type {plain(kind)}, so nothing was paused."
+        return Outcome(text, problem=text)
     await visit.admin.pause(form.text("type"))
     return Outcome(f"{plain(form.text('type'))} is paused. Running handlers finish.", 1)
 
@@ -90,6 +95,17 @@ async def send_again(visit: Visit, form: Form) -> Outcome:
         return _refused(form, NOTHING)
     new = await visit.admin.send_again(form.ids[0])
     return Outcome(f"Message {form.ids[0]} is sent again as message {new}.", 1, _at(new))
+
+
+async def _is_known(visit: Visit, kind: str) -> bool:
+    visit.changed()
+    look = await visit.look()
+    handled = visit.runtime.types or ()
+    return (
+        kind in handled
+        or any(counts.type == kind for counts in look.counts)
+        or any(kind in one.types for one in look.listeners)
+    )
 
 
 async def _not_taken(visit: Visit, record: MessageRecord, text: str, why: str) -> Outcome:

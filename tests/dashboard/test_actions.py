@@ -19,13 +19,22 @@ def test_type_is_paused_and_goes_on(keeper: Keeper) -> None:
     assert not keeper.ask("counts")[0].paused
 
 
-def test_news_is_told_once(keeper: Keeper) -> None:
-    keeper.act("pause", type="order")
+def test_type_that_there_is_not_is_not_paused(keeper: Keeper) -> None:
+    assert "There is no message type ordre, so nothing was paused." in keeper.act(
+        "pause", type="ordre"
+    )
+    assert keeper.ask("counts") == []
 
+
+def test_news_is_told_once(keeper: Keeper) -> None:
+    keeper.given("order", 1)
+
+    assert "order is paused." in keeper.act("pause", type="order")
     assert "order is paused." not in keeper.read()
 
 
 def test_page_that_renews_itself_leaves_the_news_to_its_reader(keeper: Keeper) -> None:
+    keeper.given("order", 1)
     keeper.send("pause", type="order")
 
     renewed = keeper.open(**{"hx-request": "true"})
