@@ -43,6 +43,11 @@ class Look:
     fingerprint: str
 
     @property
+    def listening(self) -> int:
+        """The processes that listen and live."""
+        return sum(one.is_alive for one in self.listeners)
+
+    @property
     def dead(self) -> int:
         """All dead letters."""
         return sum(counts.dead for counts in self.counts)

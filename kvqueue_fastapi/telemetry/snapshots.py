@@ -83,4 +83,5 @@ class Snapshots:
         except KvQueueError as error:
             log.warning("The queue could not be counted for its metrics: %s", error)
             return
-        self.last = Snapshot(counts, len(listeners), due_s, began_at)
+        alive = sum(one.is_alive for one in listeners)
+        self.last = Snapshot(counts, alive, due_s, began_at)
