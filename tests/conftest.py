@@ -1,5 +1,7 @@
 import gc
 import os
+import signal
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +20,9 @@ from tests.servers.shared import shared_postgres
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "case(number): the case of the contract that a test holds")
     config.addinivalue_line("markers", "long: takes most of a minute, and so begins early")
+    if threading.current_thread() is threading.main_thread():
+        # A shell has what it starts in the background ignore Ctrl+C, and that is inherited.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

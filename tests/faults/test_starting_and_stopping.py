@@ -237,8 +237,9 @@ async def test_a_stop_in_the_middle_of_a_start_leaves_nothing(tmp_path: Path) ->
         starting.cancel()
         async with asyncio.timeout(10):
             await asyncio.wait([starting])
+            while our_threads():  # the last one may be at its end
+                await asyncio.sleep(0.001)
 
-        assert (turns, our_threads()) == (turns, [])
     assert {Path(name).suffix for name in os.listdir(tmp_path)} <= {".db"}  # noqa: PTH208 because Path.iterdir blocks as well
 
 
