@@ -1,4 +1,4 @@
-"""Bounded runs under fire: some ninety processes killed, ended, frozen or cut off."""
+"""Bounded runs under fire: a hundred processes killed, ended, frozen or cut off."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ PATIENCE_S = 300
     [
         Plan(workers=1, seconds=PATIENCE_S, kills=25, pause_s=0.3),
         pytest.param(
-            Plan(workers=3, seconds=PATIENCE_S, kills=50, pause_s=0.2), marks=pytest.mark.long
+            Plan(workers=3, seconds=PATIENCE_S, kills=75, pause_s=0.2), marks=pytest.mark.long
         ),
         Plan(workers=1, seconds=PATIENCE_S, kills=12, pause_s=0.15, machines=3),
     ],

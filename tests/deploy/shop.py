@@ -33,7 +33,7 @@ app.include_router(metrics_router(metrics))
 app.include_router(health_router())
 
 
-@app.post("/work/{seconds}")
+@app.post("/parcels/{seconds}")
 async def order(seconds: float, queue: KvQueueDep) -> int:
     note("answered")
     return await queue.send_message("work", seconds)

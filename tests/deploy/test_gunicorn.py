@@ -84,7 +84,7 @@ def gunicorn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gunico
 
 
 def test_sigterm_lets_handlers_end_and_leaves_nothing_behind(gunicorn: Gunicorn) -> None:
-    gunicorn.request("POST", "/work/1.5")
+    gunicorn.request("POST", "/parcels/1.5")
     until(lambda: gunicorn.lines("begun"))
 
     code, logged = gunicorn.terminate()
@@ -104,7 +104,7 @@ def test_metrics_are_those_of_all_processes_whichever_answers(gunicorn: Gunicorn
     sent = 0
     while len({line.split()[0] for line in gunicorn.lines("answered")}) < 2:
         assert sent < 200, "one process has all connections"
-        assert gunicorn.request("POST", "/work/0").status_code == 200
+        assert gunicorn.request("POST", "/parcels/0").status_code == 200
         sent += 1
     until(lambda: len(gunicorn.lines("ended")) == sent)
 
