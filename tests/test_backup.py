@@ -136,6 +136,13 @@ async def test_nothing_that_is_there_is_replaced(tmp_path: Path, name: str) -> N
     assert named(tmp_path, "b.db") == [name]
 
 
+@pytest.mark.parametrize("target", [".", ""])
+async def test_a_directory_is_no_target(tmp_path: Path, target: str) -> None:
+    async with running(tmp_path, listen=False):
+        with pytest.raises(InvalidOptionError, match=r"directory\. Give the path"):
+            await backup_store(str(tmp_path / "q.db"), target)
+
+
 async def test_what_is_no_store_or_is_damaged_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no database, but text enough to be read as one" * 100)
     with closing(sqlite3.connect(tmp_path / "other.db")) as other, other:

@@ -147,6 +147,19 @@ def test_no_password_is_shown(
     assert "***" in ran.out + ran.err
 
 
+@pytest.mark.parametrize(
+    "place", ["127.0.0.1:99999/x", "127.0.0.1:port/x", "127.0.0.1/x?sslmode=perhaps"]
+)
+def test_a_url_that_can_lead_nowhere_is_refused_with_how_to_write_one(
+    kvqueue: Kvqueue, place: str
+) -> None:
+    ran = kvqueue("stats", "--url", f"postgresql://{place}")
+
+    assert ran.code == 1
+    assert f"postgresql://{place}: " in ran.err
+    assert "Write the URL as postgresql://USER:PASSWORD@HOST:PORT/DATABASE." in ran.err
+
+
 def test_wrong_setting_is_named_without_its_value(
     kvqueue: Kvqueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -169,7 +169,9 @@ _PASSING: Final = (
     asyncpg.TooManyConnectionsError,
     asyncpg.OutOfMemoryError,
 )
+_URL_REMEDY: Final = " Write the URL as postgresql://USER:PASSWORD@HOST:PORT/DATABASE."
 _REMEDIES: Final = (
+    (asyncpg.ClientConfigurationError, _URL_REMEDY),
     (asyncpg.InvalidPasswordError, " Check the user and the password in the URL."),
     (
         asyncpg.InvalidAuthorizationSpecificationError,
@@ -192,4 +194,6 @@ _REMEDIES: Final = (
     ),
     (asyncpg.UndefinedTableError, " Another program has removed the table; restore a backup."),
     (_CUT, " Check that the server runs and can be reached."),
+    # of Python itself: a port that is no number, one beyond 65535, an empty host
+    ((ValueError, OverflowError, IndexError), _URL_REMEDY),
 )

@@ -83,6 +83,9 @@ def _file(url: str) -> Path:
 
 
 def _require_new(target: Path) -> None:
+    if target.is_dir():
+        msg = f"{target} is a directory. Give the path of a file in it."
+        raise InvalidOptionError(msg)
     if target.exists() or target.is_symlink():
         msg = f"{target} is there already, and would be lost. Move it away, or give another path."
         raise InvalidOptionError(msg)
