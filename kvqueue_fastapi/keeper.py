@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 
 class Minute(NamedTuple):
@@ -155,6 +155,10 @@ class Health:
     listening: bool | None
     oldest_age_s: float | None
     problems: tuple[str, ...]
+
+
+BLOCKED_LOOP_MS: Final = 250
+"""An event loop that answers this late was blocked by something."""
 
 
 @dataclass(frozen=True, slots=True)

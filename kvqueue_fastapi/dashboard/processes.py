@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 from starlette.responses import Response
 
 from kvqueue_fastapi.dashboard.visit import Visit
+from kvqueue_fastapi.keeper import BLOCKED_LOOP_MS
 from kvqueue_fastapi.redaction import shown_url
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.version import __version__
@@ -28,7 +29,10 @@ class Setting(NamedTuple):
 async def listeners(visit: Visit) -> Response:
     """Answer with the processes that listen."""
     return await visit.page(
-        "listeners.html", look=await visit.look(), own=(socket.gethostname(), os.getpid())
+        "listeners.html",
+        look=await visit.look(),
+        own=(socket.gethostname(), os.getpid()),
+        blocked_ms=BLOCKED_LOOP_MS,
     )
 
 

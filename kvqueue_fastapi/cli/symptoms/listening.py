@@ -6,7 +6,7 @@ from typing import Final
 from kvqueue_fastapi.cli.symptoms.findings import Finding, problem, warning
 from kvqueue_fastapi.cli.symptoms.outside import WRONG_CLOCK_S
 from kvqueue_fastapi.cli.texts import counted, duration
-from kvqueue_fastapi.keeper import ListenerRecord
+from kvqueue_fastapi.keeper import BLOCKED_LOOP_MS, ListenerRecord
 from kvqueue_fastapi.store.surveys import StoreSurvey
 
 MANY_ON_SQLITE: Final = 16
@@ -16,7 +16,6 @@ OWN_CONNECTIONS: Final = 5
 FULL_SHARE: Final = 0.8
 UNSEEN_S: Final = 90.0
 """Three times as long as an idle listener is silent."""
-LATE_MS: Final = 250
 TOO_LATE_MS: Final = 1_000
 
 
@@ -75,7 +74,7 @@ def _of_one(one: ListenerRecord, now_ms: int) -> Iterator[Finding]:
     who = f"The listener of process {one.pid} on {one.host}"
     if one.loop_lag_ms >= TOO_LATE_MS:
         yield problem(f"{who} {_late(one)}", _UNBLOCK)
-    elif one.loop_lag_ms >= LATE_MS:
+    elif one.loop_lag_ms >= BLOCKED_LOOP_MS:
         yield warning(f"{who} {_late(one)}", _UNBLOCK)
     silent_s = (now_ms - one.seen_ms) / 1000
     if one.seen_ms and silent_s > UNSEEN_S:
