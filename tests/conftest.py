@@ -12,6 +12,7 @@ from injector import Injector
 
 from kvqueue_fastapi import KvQueue, KvQueueAdmin, KvQueueModule
 from tests.servers.databases import Databases, fresh_database
+from tests.servers.introspection import remember_built_in_types
 from tests.servers.postgres import PostgresServer, postgres_server
 from tests.servers.proxy import Proxy
 from tests.servers.shared import shared_postgres
@@ -23,6 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if threading.current_thread() is threading.main_thread():
         # A shell has what it starts in the background ignore Ctrl+C, and that is inherited.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    remember_built_in_types()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
