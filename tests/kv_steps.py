@@ -25,6 +25,8 @@ from tests.kv_model import (
 )
 
 U64_VALUES = 1 << 64
+SOME_STAMP = "f" * 20
+"""Of a commit that is only thought of: no real one has it, nor is it the part of any key."""
 NOT_OK = KvCommit(ok=False, versionstamp=None)
 
 Answer = KvCommit | list[str] | type[Exception] | None
@@ -231,7 +233,7 @@ class Operation:
     def answer(self, state: State) -> Answer:
         """What it is refused with; None: it succeeds."""
         try:
-            self.after(state, "", count())
+            self.after(state, SOME_STAMP, count())
         except CheckFailedError:
             return NOT_OK
         except (InvalidOptionError, IdempotencyConflictError) as error:
