@@ -189,7 +189,7 @@ class KvQueueAdmin:
         self,
         type: str,  # noqa: A002 because it is what a message calls it
         *,
-        up_to: int | None = None,
+        died_by_ms: int | None = None,
         progress: Progress | None = None,
     ) -> int:
         """Send all dead letters of a type again, a slice at a time. Returns how many.
@@ -198,17 +198,17 @@ class KvQueueAdmin:
 
         Args:
             type: the message type.
-            up_to: the highest id to act on, such as that of the newest one that was seen; None:
-                all.
+            died_by_ms: only those that had died by then, such as `last_death_ms()` was when
+                somebody was asked; None: all.
             progress: is told after each slice how many there are so far. What it raises ends
                 the call there, and what is done stays done.
 
         Raises:
-            InvalidOptionError: the type is no text.
+            InvalidOptionError: the type is no text, or the time no whole number.
         """
         _refuse_no_text(Query(type))
         requeued: dict[int, int] = {}
-        async for ids in self._dead_slices(type, up_to):
+        async for ids in self._dead_slices(type, _bound(died_by_ms)):
             requeued |= await self.requeue([old for old in ids if old < _first_new(requeued)])
             if progress is not None:
                 progress(len(requeued))
@@ -229,17 +229,24 @@ class KvQueueAdmin:
         self,
         type: str,  # noqa: A002 because it is what a message calls it
         *,
-        up_to: int | None = None,
+        died_by_ms: int | None = None,
         progress: Progress | None = None,
     ) -> int:
         """Remove all dead letters of a type for good, as `requeue_all` sends them again."""
         _refuse_no_text(Query(type))
         discarded = 0
-        async for ids in self._dead_slices(type, up_to):
+        async for ids in self._dead_slices(type, _bound(died_by_ms)):
             discarded += len(await self.discard(ids))
             if progress is not None:
                 progress(discarded)
         return discarded
+
+    async def last_death_ms(self) -> int | None:
+        """When the last of the dead letters died, in UTC milliseconds; None: there is none.
+
+        By this time a question can name those that are there, whatever dies until the answer.
+        """
+        return await self._handle.admin.last_death_ms()
 
     async def cancel(self, message_id: int) -> None:
         """Remove a message that waits.
@@ -334,19 +341,28 @@ class KvQueueAdmin:
             part = replace(part, after=records[-1].id)
         return found[: query.limit]
 
-    async def _dead_slices(self, message_type: str, up_to: int | None) -> AsyncIterator[list[int]]:
-        after, last = MIN_ID, MAX_ID if up_to is None else up_to
-        while ids := await self._handle.admin.dead_ids(message_type, after=after, limit=SLICE):
+    async def _dead_slices(self, message_type: str, died_by_ms: int) -> AsyncIterator[list[int]]:
+        after, read = MIN_ID, self._handle.admin.dead_ids
+        while ids := await read(message_type, died_by_ms=died_by_ms, after=after, limit=SLICE):
             after = ids[-1]
-            if within := [one for one in ids if one <= last]:
-                yield within
-            if after > last:
-                return
+            yield ids
 
 
 def _is_id(value: object) -> bool:
     # Ids come from outside, and what SQLite cannot hold is no message.
     return isinstance(value, int) and MIN_ID <= value <= MAX_ID
+
+
+def _bound(died_by_ms: object) -> int:
+    if died_by_ms is None:
+        return MAX_ID
+    if _is_id(died_by_ms) and isinstance(died_by_ms, int):
+        return died_by_ms
+    msg = (
+        f"died_by_ms is {shown(died_by_ms)}, allowed is a time in UTC milliseconds. Take "
+        "last_death_ms(), or None for all."
+    )
+    raise InvalidOptionError(msg)
 
 
 def _has(record: MessageRecord, search: str | None, error: str | None) -> bool:

@@ -8,6 +8,7 @@ import pytest
 
 from kvqueue_fastapi import InvalidOptionError, KvQueueError, Page, PayloadError, State
 from kvqueue_fastapi.model import AtomicWrite, Idempotency, Send
+from kvqueue_fastapi.testing import FakeClock
 from tests.contract.harness import Bench, ManualClock, Seen, by_hand, running, until
 
 ONCE: dict[str, Any] = {"backoff_schedule": ()}
@@ -319,16 +320,23 @@ async def test_requeue_all_takes_every_dead_letter_of_a_type_in_order(tmp_path: 
 
 
 @pytest.mark.parametrize("verb", ["requeue_all", "discard_all"])
-async def test_all_dead_letters_up_to_an_id_go_and_the_others_stay(
+async def test_what_dies_after_the_last_death_that_was_seen_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     monkeypatch.setattr("kvqueue_fastapi.admin.SLICE", 2)
-    async with running(tmp_path, callbacks={"bad": fail}, listen=False) as bench:
-        ids = await dead(bench, 6)
+    clock = FakeClock()
+    async with running(tmp_path, callbacks={"bad": fail}, modules=(clock,), listen=False) as bench:
+        older = await bench.queue.send_message("bad", delay=1, **ONCE)
+        await dead(bench, 3)
+        seen_ms = await bench.admin.last_death_ms()
+        clock.advance(1)
+        await bench.queue.run_until_idle()
 
-        count = await getattr(bench.admin, verb)("bad", up_to=ids[2])
+        count = await getattr(bench.admin, verb)("bad", died_by_ms=seen_ms)
 
-        assert [record.id for record in await bench.admin.dead_letters()] == ids[3:]
+        assert [record.id for record in await bench.admin.dead_letters()] == [older]
+        with pytest.raises(InvalidOptionError, match="died_by_ms is 'now', allowed is a time"):
+            await getattr(bench.admin, verb)("bad", died_by_ms="now")
     assert count == 3
 
 

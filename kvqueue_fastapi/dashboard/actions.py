@@ -56,18 +56,21 @@ class Action:
         return outcome.page or visit.leave(form.place, outcome.text, link=outcome.link, mood=mood)
 
     def _is_sure(self, form: Form) -> bool:
-        return form.text("sure") == "yes" and (not self.is_bulk or bulk.up_to(form) is not None)
+        return form.text("sure") == "yes" and (
+            not self.is_bulk or bulk.died_by_ms(form) is not None
+        )
 
     async def _question(self, visit: Visit, form: Form) -> Response:
         kind, ids = form.text("type"), form.ids
-        newest = await bulk.newest(visit, kind) if self.is_bulk else None
+        # Before they are counted, so that none is meant that was not.
+        last_death_ms = await visit.admin.last_death_ms() if self.is_bulk else None
         if self.is_bulk:
             # Counted now, because what was counted before is not what is acted on.
             visit.changed()
         look = await visit.look()
         counts = [one for one in look.counts if one.dead and kind in {"", one.type}]
         count = sum(one.dead for one in counts) if self.is_bulk else len(ids)
-        if not count or (self.is_bulk and newest is None):
+        if not count or (self.is_bulk and last_death_ms is None):
             return visit.leave(form.place, deeds.NOTHING, mood="bad")
         return await visit.page(
             "question.html",
@@ -76,7 +79,7 @@ class Action:
             ids=ids,
             kind=kind,
             counts=counts if self.is_bulk else [],
-            up_to=newest,
+            died_by_ms=last_death_ms,
             count=count,
             back=form.place,
         )

@@ -28,22 +28,16 @@ async def discard_all(visit: Visit, form: Form) -> Outcome:
     return await _all(visit, form, visit.admin.discard_all, "discarded")
 
 
-async def newest(visit: Visit, kind: str) -> int | None:
-    """The highest id of a dead letter of a type, or of all where it is ""; None: there is none."""
-    page = await visit.admin.dead_letters(type=kind or None, reverse=True, limit=1)
-    return page[0].id if page else None
-
-
-def up_to(form: Form) -> int | None:
-    """The newest dead letter that the keeper was asked about."""
-    return number_of(form.text("up_to"))
+def died_by_ms(form: Form) -> int | None:
+    """When the last dead letter had died that the keeper was asked about."""
+    return number_of(form.text("died_by_ms"))
 
 
 async def _all(visit: Visit, form: Form, act: _All, done: str) -> Outcome:
     ends_at = time.monotonic() + BULK_S
     try:
         for kind in await _types(visit, form):
-            await act(kind, up_to=up_to(form), progress=_noting(visit, ends_at))
+            await act(kind, died_by_ms=died_by_ms(form), progress=_noting(visit, ends_at))
     except _TimeIsUpError:
         if left := await _left(visit, form):
             return await _pause(visit, form, done, left)
@@ -74,7 +68,7 @@ async def _pause(visit: Visit, form: Form, done: str, left: int) -> Outcome:
         text=text,
         action=f"{'requeue' if done == 'requeued' else 'discard'}-all",
         kind=form.text("type"),
-        up_to=up_to(form),
+        died_by_ms=died_by_ms(form),
         back=form.place,
     )
     return Outcome(text, visit.done, page=page)

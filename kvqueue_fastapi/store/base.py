@@ -309,8 +309,14 @@ class StoreAdmin(Protocol):
         """
         ...
 
-    async def dead_ids(self, message_type: str, *, after: int, limit: int) -> list[int]:
-        """The ids of a type's dead letters behind `after`, in order."""
+    async def dead_ids(
+        self, message_type: str, *, died_by_ms: int, after: int, limit: int
+    ) -> list[int]:
+        """The ids of a type's dead letters behind `after` that had died by then, in order."""
+        ...
+
+    async def last_death_ms(self) -> int | None:
+        """When the last of the dead letters died; None: there is none."""
         ...
 
     async def discard(self, message_ids: Sequence[int]) -> dict[int, bool]:

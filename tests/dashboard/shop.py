@@ -85,8 +85,8 @@ class Keeper:
     def confirm(self, action: str, **fields: Any) -> str:
         """Press a button and answer yes to its question."""
         asked = self.send(action, **fields).text
-        found = re.search(r'name="up_to" value="([^"]+)"', asked)
-        return self.act(action, sure="yes", up_to=found[1] if found else "", **fields)
+        found = re.search(r'name="died_by_ms" value="([^"]+)"', asked)
+        return self.act(action, sure="yes", died_by_ms=found[1] if found else "", **fields)
 
     def given(self, message_type: str, *payloads: Any, **options: Any) -> list[int]:
         queue = self._of(KvQueue)

@@ -27,11 +27,11 @@ def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_those_that_die_after_the_question_are_left(keeper: Keeper, action: str, done: str) -> None:
     keeper.dead(1, 2)
     question = keeper.send(action, type="bad").text
-    found = re.search(r'name="up_to" value="(\d+)"', question)
+    found = re.search(r'name="died_by_ms" value="(\d+)"', question)
     assert found is not None
     (late,) = keeper.dead(3)
 
-    text = keeper.act(action, type="bad", sure="yes", up_to=found[1])
+    text = keeper.act(action, type="bad", sure="yes", died_by_ms=found[1])
 
     assert f"2 dead letters were {done}." in text
     assert [one.id for one in keeper.ask("dead_letters")] == [late]
@@ -62,7 +62,7 @@ def test_one_request_does_so_much_and_offers_to_go_on(
 
 
 def test_nothing_done_is_no_good_news(keeper: Keeper) -> None:
-    answer = keeper.send("requeue-all", type="bad", sure="yes", up_to="9")
+    answer = keeper.send("requeue-all", type="bad", sure="yes", died_by_ms="9")
 
     page = keeper.client.get(str(answer.url.join(answer.headers["location"])))
 

@@ -20,6 +20,7 @@ from tests.store.given import (
     shown,
 )
 
+ALWAYS = 1 << 62
 OPTIONS = json.dumps({"headers": {"a": "b"}, "backoff_schedule_ms": [1]})
 
 
@@ -216,11 +217,29 @@ async def test_dead_ids_of_a_type_are_paged(store: AnyStore) -> None:
     for held in await claim(store, "mail", "other"):
         await settle(store, held, Outcome.DEAD, failure=Failure("oops"))
 
-    first = await store.admin.dead_ids("mail", after=0, limit=3)
-    second = await store.admin.dead_ids("mail", after=first[-1], limit=3)
+    first = await store.admin.dead_ids("mail", died_by_ms=ALWAYS, after=0, limit=3)
+    second = await store.admin.dead_ids("mail", died_by_ms=ALWAYS, after=first[-1], limit=3)
 
     assert (len(first), len(second)) == (3, 2)
     assert first + second == sorted(first + second)
+
+
+async def test_dead_ids_are_of_those_that_had_died_by_then(
+    store: AnyStore, clock: ManualClock
+) -> None:
+    await send(store, *(mail() for _ in range(3)))
+    early, late, middle = await claim(store)
+    for held in (early, middle, late):
+        clock.pass_ms(1)
+        await settle(store, held, Outcome.DEAD, failure=Failure("oops"))
+    last_ms = await store.admin.last_death_ms()
+    assert last_ms == clock.wall_ms()
+
+    by_then = await store.admin.dead_ids("mail", died_by_ms=last_ms - 1, after=0, limit=9)
+
+    assert by_then == [early.id, middle.id]
+    assert await store.admin.discard([early.id, middle.id, late.id])
+    assert await store.admin.last_death_ms() is None
 
 
 async def test_discard_takes_all_but_what_runs(store: AnyStore, clock: ManualClock) -> None:

@@ -116,12 +116,19 @@ class PostgresAdmin:
                 return record_of(row)
         return None
 
-    async def dead_ids(self, message_type: str, *, after: int, limit: int) -> list[int]:
-        """The ids of a type's dead letters behind `after`, in order."""
+    async def dead_ids(
+        self, message_type: str, *, died_by_ms: int, after: int, limit: int
+    ) -> list[int]:
+        """The ids of a type's dead letters behind `after` that had died by then, in order."""
         if "\0" in message_type:
             return []  # nothing that is stored can hold it
-        rows = await self._look(sql.DEAD_IDS_OF_TYPE, message_type, after, limit)
+        rows = await self._look(sql.DEAD_IDS_OF_TYPE, message_type, after, limit, died_by_ms)
         return [row[0] for row in rows]
+
+    async def last_death_ms(self) -> int | None:
+        """When the last of the dead letters died; None: there is none."""
+        ((last,),) = await self._look(sql.LAST_DEATH)
+        return None if last is None else int(last)
 
     async def original(self, message_id: int) -> Send | None:
         """What sends a message or dead letter once more."""

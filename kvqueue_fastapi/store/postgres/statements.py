@@ -451,8 +451,10 @@ READ_PAYLOADS: Final = """
 SELECT id, type, data FROM {schema}.kvqueue_messages WHERE id > $1 ORDER BY id LIMIT $2
 """
 DEAD_IDS_OF_TYPE: Final = """
-SELECT id FROM {schema}.kvqueue_dead_letters WHERE type = $1 AND id > $2 ORDER BY id LIMIT $3
+SELECT id FROM {schema}.kvqueue_dead_letters
+ WHERE type = $1 AND id > $2 AND died_at_ms <= $4 ORDER BY id LIMIT $3
 """
+LAST_DEATH: Final = "SELECT max(died_at_ms) FROM {schema}.kvqueue_dead_letters"
 TAKE_DEAD_LETTERS: Final = """
 DELETE FROM {schema}.kvqueue_dead_letters WHERE id = ANY ($1::bigint[])
 RETURNING id, type, data, priority, ordering_key, options

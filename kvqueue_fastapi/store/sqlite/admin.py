@@ -100,10 +100,17 @@ class SqliteAdmin:
                 return record_of(row)
         return None
 
-    async def dead_ids(self, message_type: str, *, after: int, limit: int) -> list[int]:
-        """The ids of a type's dead letters behind `after`, in order."""
-        names = {"type": message_type, "after": after, "limit": limit}
+    async def dead_ids(
+        self, message_type: str, *, died_by_ms: int, after: int, limit: int
+    ) -> list[int]:
+        """The ids of a type's dead letters behind `after` that had died by then, in order."""
+        names = {"type": message_type, "died_by_ms": died_by_ms, "after": after, "limit": limit}
         return [row[0] for row in await self._reader.fetch_all(sql.DEAD_IDS_OF_TYPE, names)]
+
+    async def last_death_ms(self) -> int | None:
+        """When the last of the dead letters died; None: there is none."""
+        ((last,),) = await self._reader.fetch_all(sql.LAST_DEATH, ())
+        return None if last is None else int(last)
 
     async def original(self, message_id: int) -> Send | None:
         """What sends a message or dead letter once more."""

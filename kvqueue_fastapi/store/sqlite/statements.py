@@ -372,8 +372,10 @@ LIST_DEAD_LETTERS_BACKWARDS: Final = f"{_DEAD_LETTERS} WHERE id < :after {_FILTE
 SHOW_MESSAGE: Final = f"{_MESSAGES} WHERE id = :id"
 SHOW_DEAD_LETTER: Final = f"{_DEAD_LETTERS} WHERE id = :id"
 DEAD_IDS_OF_TYPE: Final = """
-SELECT id FROM kvqueue_dead_letters WHERE type = :type AND id > :after ORDER BY id LIMIT :limit
+SELECT id FROM kvqueue_dead_letters
+ WHERE type = :type AND id > :after AND died_at_ms <= :died_by_ms ORDER BY id LIMIT :limit
 """
+LAST_DEATH: Final = "SELECT max(died_at_ms) FROM kvqueue_dead_letters"
 READ_MESSAGE: Final = """
 SELECT type, data, priority, ordering_key, options FROM kvqueue_messages WHERE id = :id
 """
