@@ -170,6 +170,19 @@ def test_route_can_be_guarded(tmp_path: Path) -> None:
             assert client.get("/internal/health").status_code == 403
 
 
+async def test_file_that_nobody_would_find_again_is_a_problem(tmp_path: Path) -> None:
+    async with running(tmp_path, handle, listen=False) as bench:
+        assert (await bench.queue.health()).ok
+        (tmp_path / "q.db").rename(tmp_path / "old.db")
+        away = await bench.queue.health()
+        (tmp_path / "old.db").rename(tmp_path / "q.db")
+        back = await bench.queue.health()
+
+    assert (away.ok, away.store) == (False, False)
+    assert away.problems == ("the store refuses what is written",)
+    assert back.ok
+
+
 async def test_lock_of_another_program_is_no_illness(tmp_path: Path) -> None:
     async with running(tmp_path, handle) as bench:
         await bench.queue.send_message("nobody's")

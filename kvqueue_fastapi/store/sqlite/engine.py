@@ -84,9 +84,10 @@ class SqliteStore:
         self._batch = Batch(clock, undertaker, path, self._patience)
         self._joint = JointSends(path, clock)
         self._listeners = Listeners(path, clock, undertaker, self._patience)
+        self._same_file = SameFile(path)
         self._thread = DatabaseThread(
             lambda: connect(path, synchronous=settings.sqlite_synchronous, patience=self._patience),
-            check=SameFile(path).require,
+            check=self._same_file.require,
         )
         self._loop = asyncio.get_running_loop()
         self._wakes: list[Callable[[], None]] = []
@@ -179,8 +180,8 @@ class SqliteStore:
 
     @property
     def can_write(self) -> bool:
-        """Whether what is written was not refused of late."""
-        return not self._patience.outages.refuses
+        """Whether what is written was not refused of late, and would be found again."""
+        return not self._patience.outages.refuses and self._same_file.is_there
 
     async def count_pending(self, *, most: int) -> int:
         """How many messages wait, counted to about `most`."""

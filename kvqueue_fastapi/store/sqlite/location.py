@@ -96,6 +96,15 @@ class SameFile:
         self._is_file = path != MEMORY
         self._opened: tuple[int, int] | None = None
 
+    @property
+    def is_there(self) -> bool:
+        """Whether `require` would find it."""
+        try:
+            self.require()
+        except StoreError:
+            return False
+        return True
+
     def require(self) -> None:
         """Remember the file when first called, and compare it from then on.
 

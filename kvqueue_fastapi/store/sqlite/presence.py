@@ -29,6 +29,7 @@ class Presence:
         self._path = lock_path(database, listener_id)
         self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
+            _open_to_those_of(database, self._descriptor)
             _lock(self._descriptor)
         except OSError:
             os.close(self._descriptor)
@@ -108,6 +109,16 @@ def _runs(pid: int) -> bool:
     except OSError:  # it runs, under another user
         return True
     return True
+
+
+def _open_to_those_of(database: str, descriptor: int) -> None:
+    """Let whoever may write to the database try the lock, as SQLite does with its -wal."""
+    if sys.platform == "win32":
+        return
+    with contextlib.suppress(OSError):  # then those alone may whose file it is
+        status = Path(database).stat()
+        os.fchmod(descriptor, status.st_mode & 0o666)
+        os.fchown(descriptor, status.st_uid if os.geteuid() == 0 else -1, status.st_gid)
 
 
 def _lock(descriptor: int) -> None:

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import stat
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -289,3 +290,22 @@ def _freed(store: AnyStore) -> int:
         if freed := store.end_leases_of_the_dead():
             return freed
     return 0
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o644])
+async def test_whoever_may_write_to_the_database_may_try_the_lock(
+    store: AnyStore, path: Path, mode: int
+) -> None:
+    os.chmod(path, mode)  # noqa: PTH101 because a Path would block an event loop, too
+    if os.geteuid() == 0:
+        os.chown(path, 65_534, 65_533)
+
+    listener = await store.enter_listener(["mail"])
+
+    assert rights_of(lock_path(str(path), listener)) == rights_of(path)
+    assert rights_of(path)[0] == mode
+
+
+def rights_of(path: str | Path) -> tuple[int, int, int]:
+    status = Path(path).stat()
+    return stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
