@@ -1,5 +1,6 @@
 """Hooks around sending and handling: what traces, metrics and error reports are built on."""
 
+import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial, reduce
 from typing import Any, Final
@@ -117,6 +118,7 @@ def _checked(middleware: Any) -> tuple[Middleware, ...]:
         stack = tuple(middleware)
         wrong = [one for one in stack if not isinstance(one, Middleware)]
         if not wrong:
+            _refuse_async_settled(stack)
             return stack
         middleware = wrong[0]
     msg = (
@@ -124,6 +126,17 @@ def _checked(middleware: Any) -> tuple[Middleware, ...]:
         "middleware=[MyMiddleware()], where MyMiddleware is a subclass."
     )
     raise HandlerError(msg)
+
+
+def _refuse_async_settled(stack: Sequence[Middleware]) -> None:
+    for one in stack:
+        if inspect.iscoroutinefunction(one.settled):
+            msg = (
+                f"{type(one).__qualname__}.settled is an `async def`, allowed is a `def`: it is "
+                "called and not awaited. Write `def settled`, and begin a task there for what "
+                "takes longer."
+            )
+            raise HandlerError(msg)
 
 
 NO_HOOKS: Final = Hooks()

@@ -346,12 +346,13 @@ async def test_delivery_that_lost_its_lease_is_told_as_lost(tmp_path: Path) -> N
     assert told.endings == ["lost"]
 
 
+@pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit, asyncio.CancelledError])
 async def test_middleware_that_fails_when_it_is_told_is_logged_and_stops_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, error: type[BaseException]
 ) -> None:
     class Broken(Middleware):
         def settled(self, delivery: Delivery) -> None:
-            raise ZeroDivisionError
+            raise error
 
     told = Told()
 
@@ -373,6 +374,15 @@ async def test_middleware_that_fails_when_it_is_told_is_logged_and_stops_nothing
 def test_what_is_no_middleware_is_refused_when_the_module_is_made(wrong: Any) -> None:
     with pytest.raises(HandlerError, match="allowed are instances of Middleware"):
         KvQueueModule("q.db", middleware=wrong)
+
+
+def test_settled_that_nobody_would_await_is_refused() -> None:
+    class Late(Middleware):
+        async def settled(self, delivery: Delivery) -> None:  # type: ignore[override]
+            raise AssertionError
+
+    with pytest.raises(HandlerError, match=r"Late\.settled is an `async def`, allowed is a `def`"):
+        KvQueueModule("q.db", middleware=[Late()])
 
 
 async def test_message_in_a_transaction_of_the_callers_goes_through_as_well(

@@ -108,7 +108,7 @@ class PrometheusMiddleware(Middleware):
         )
 
     async def send(self, messages: Sequence[OutgoingMessage], call_next: CallSend) -> list[int]:
-        """Count what was stored, and not what was only tried."""
+        """Count what was committed, and not what was only tried."""
         ids = await call_next(messages)
         if ids:
             for message in messages:
