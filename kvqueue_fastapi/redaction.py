@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
@@ -28,8 +27,6 @@ Raised = tuple[type[BaseException], BaseException, TracebackType | None]
 
 MAX_TEXT_CHARACTERS: Final = 1_000
 MAX_TRACE_CHARACTERS: Final = 8_000
-PASSWORDS: Final = re.compile(r"(?<=:/)(/?[^/:]*:).*(?=@)|([?&]\w*password=)[^&#]*", re.DOTALL)
-"""Of a URL: up to the last @, because a password may hold one that nobody has quoted."""
 
 
 class Told(NamedTuple):
@@ -130,11 +127,6 @@ class Redaction:
 
 EVERYTHING: Final = Redaction()
 """Hides nothing."""
-
-
-def shown_url(url: str) -> str:
-    """Where a store is, without its password."""
-    return PASSWORDS.sub(lambda found: f"{found[1] or found[2]}***", url)
 
 
 def error_text(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from kvqueue_fastapi.errors import NotInstalledError
 from kvqueue_fastapi.lifespan import STATE_KEY, Runtime
 from kvqueue_fastapi.module import KvQueueModule
-from kvqueue_fastapi.redaction import shown_url
+from kvqueue_fastapi.urls import shown_url
 
 log = logging.getLogger("kvqueue_fastapi")
 

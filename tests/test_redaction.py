@@ -25,7 +25,6 @@ from kvqueue_fastapi import (
     Redact,
     Reject,
 )
-from kvqueue_fastapi.redaction import shown_url
 from tests.contract.harness import Bench, Seen, running, until
 
 EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.]+")
@@ -433,23 +432,6 @@ async def test_payload_is_not_logged_by_any_ending(
 
     assert len(caplog.records) >= 4
     assert "c0ffee" not in logged(caplog)
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("orders.db", "orders.db"),
-        ("sqlite:////srv/a:b@c.db", "sqlite:////srv/a:b@c.db"),
-        ("postgresql://host:5432/shop", "postgresql://host:5432/shop"),
-        ("postgresql://ada@host/shop", "postgresql://ada@host/shop"),
-        ("postgresql://ada:c0ffee@host/shop", "postgresql://ada:***@host/shop"),
-        ("postgresql://ada@srv:c0@f/f?ee@host/shop", "postgresql://ada@srv:***@host/shop"),
-        ("postgresql:///shop?password=c0ffee&user=ada", "postgresql:///shop?password=***&user=ada"),
-        ("postgresql:///shop?user=a&sslpassword=c", "postgresql:///shop?user=a&sslpassword=***"),
-    ],
-)
-def test_no_password_of_a_url_is_shown(url: str, shown: str) -> None:
-    assert shown_url(url) == shown
 
 
 async def test_hook_that_changes_what_it_is_given_hides_it_and_changes_nothing(

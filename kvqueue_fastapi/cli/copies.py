@@ -13,9 +13,9 @@ from kvqueue_fastapi.cli.progress import bars
 from kvqueue_fastapi.cli.stores import completed
 from kvqueue_fastapi.cli.tables import Column
 from kvqueue_fastapi.copying import CopyProgress, StoreCopy, copy_store
-from kvqueue_fastapi.redaction import shown_url
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import survey_store
+from kvqueue_fastapi.urls import shown_url
 
 COLUMNS: Final = (Column("WHAT"), Column("COPIED", is_number=True))
 

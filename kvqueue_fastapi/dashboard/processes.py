@@ -9,8 +9,8 @@ from starlette.responses import Response
 
 from kvqueue_fastapi.dashboard.visit import Visit
 from kvqueue_fastapi.keeper import BLOCKED_LOOP_MS
-from kvqueue_fastapi.redaction import shown_url
 from kvqueue_fastapi.settings import KvQueueSettings
+from kvqueue_fastapi.urls import shown_url
 from kvqueue_fastapi.version import __version__
 
 _UNITS: Final = {"_s": "seconds", "_ms": "milliseconds", "_bytes": "bytes"}

@@ -9,6 +9,7 @@ import asyncpg
 
 from kvqueue_fastapi.errors import KvQueueError, StoreBusyError, StoreError
 from kvqueue_fastapi.store.outages import Outages
+from kvqueue_fastapi.urls import HIDDEN
 
 Row = Sequence[Any]
 
@@ -143,6 +144,8 @@ def store_error(error: BaseException, server: str) -> KvQueueError:
             "pg_stat_activity."
         )
     remedy = next((remedy for kinds, remedy in _REMEDIES if isinstance(error, kinds)), "")
+    if remedy == _URL_REMEDY and HIDDEN in server:
+        text = "the URL cannot be read"  # a driver's own words may have a part of the password
     kind = StoreBusyError if may_pass(error) else StoreError
     return kind(f"{server}: {text.rstrip('.')}.{remedy}")
 
@@ -169,7 +172,10 @@ _PASSING: Final = (
     asyncpg.TooManyConnectionsError,
     asyncpg.OutOfMemoryError,
 )
-_URL_REMEDY: Final = " Write the URL as postgresql://USER:PASSWORD@HOST:PORT/DATABASE."
+_URL_REMEDY: Final = (
+    " Write the URL as postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with %40 for @, %2F for / "
+    "and %3F for ? in the password."
+)
 _REMEDIES: Final = (
     (asyncpg.ClientConfigurationError, _URL_REMEDY),
     (asyncpg.InvalidPasswordError, " Check the user and the password in the URL."),

@@ -11,7 +11,6 @@ from typing import Any, Final, NamedTuple, TypeVar
 import asyncpg
 
 from kvqueue_fastapi.errors import KvQueueError, StoreBusyError, StoreError
-from kvqueue_fastapi.redaction import shown_url
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.postgres import statements as sql
 from kvqueue_fastapi.store.postgres.connection import (
@@ -26,6 +25,7 @@ from kvqueue_fastapi.store.postgres.connection import (
 )
 from kvqueue_fastapi.store.postgres.forks import kept_from_children
 from kvqueue_fastapi.store.postgres.pool import Pool
+from kvqueue_fastapi.urls import shown_url
 
 R = TypeVar("R")
 Work = Callable[[OwnSession], Awaitable[R]]

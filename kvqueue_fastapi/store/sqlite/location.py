@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kvqueue_fastapi.errors import InvalidOptionError, StoreError, shown
-from kvqueue_fastapi.redaction import shown_url
+from kvqueue_fastapi.urls import has_password, shown_url
 
 MEMORY: Final = ":memory:"
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]+:/|postgres(ql)?(\+\w+)?:", re.IGNORECASE)
@@ -47,11 +47,14 @@ def path_of(url: str) -> str:
             f"Write './{shown_url(path)}', or ':memory:' for a queue without a file."
         )
         raise InvalidOptionError(msg)
-    if "\0" in path or "://" in path or _SCHEME.match(path):
+    is_foreign = path == url and has_password(url)
+    if "\0" in path or "://" in path or _SCHEME.match(path) or is_foreign:
         remedy = (
             "Write postgresql://user@host/database: in small letters, with two slashes, without "
             "a driver such as +asyncpg."
             if _POSTGRES.match(path)
+            else "Give one of them; sqlite:///… takes a path of any kind."
+            if is_foreign
             else "Give one of them."
         )
         msg = (
