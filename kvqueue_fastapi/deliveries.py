@@ -82,6 +82,6 @@ class Deliveries:
         for observer in self._observers:
             try:
                 observer(delivery)
-            except BaseException:
+            except BaseException:  # also a sys.exit(), which would end the app
                 with suppress(Exception):  # no log that fails may end the listener
                     log.exception("Middleware failed when it was told of message %d", claim.id)
