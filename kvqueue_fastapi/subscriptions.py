@@ -18,7 +18,6 @@ from kvqueue_fastapi.middleware import NO_HOOKS, Hooks
 from kvqueue_fastapi.model import BARE_TYPE
 from kvqueue_fastapi.redaction import EVERYTHING, Redaction
 from kvqueue_fastapi.sender import Sender
-from kvqueue_fastapi.settings import overruled
 from kvqueue_fastapi.store.base import Store
 from kvqueue_fastapi.store.handle import StoreHandle
 from kvqueue_fastapi.watch import Watches
@@ -47,7 +46,7 @@ class Subscriptions:
         self._handle = handle
         self._redaction = redaction
         self._sender = sender
-        self._settings = overruled(sender.settings, {"unhandled": "leave"})
+        self._settings = sender.settings.model_copy(update={"unhandled": "leave"})
         self._watched: Store | None = None
         self._watches: Watches | None = None
         self._listenings: set[_Listening] = set()
