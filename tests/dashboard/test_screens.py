@@ -45,6 +45,28 @@ def test_overview_of_many_types_shows_the_most_pressing_and_finds_the_others(
     assert "No message type is like that" in keeper.read("?type=nobody's")
 
 
+@pytest.mark.parametrize(
+    ("sought", "cards"),
+    [
+        ("a*" * 200 + "b", 0),
+        ("*" * 5_000 + "!", 0),
+        ("*" * 5_000, 1),
+        ("a*" * 254, 1),
+        ("a*" * 255, 0),
+        ("AAA*x*A", 1),
+        ("x*a*x", 0),
+    ],
+)
+def test_type_is_sought_at_once_however_many_wildcards_there_are(
+    keeper: Keeper, sought: str, cards: int
+) -> None:
+    keeper.given("a" * 250 + "x" + "a" * 4, 1)
+
+    page = keeper.open(f"?type={sought}")
+
+    assert page.text.count('class="card"') == cards
+
+
 def test_types_with_few_dead_letters_are_counted_where_they_are_many(
     keeper: Keeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
