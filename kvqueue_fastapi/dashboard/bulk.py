@@ -83,4 +83,6 @@ async def _left(visit: Visit, form: Form) -> int:
 async def _types(visit: Visit, form: Form) -> list[str]:
     if kind := form.text("type"):
         return [kind]
+    # Another process may have asked, and the last look of this one be older than that.
+    visit.changed()
     return [counts.type for counts in (await visit.look()).counts if counts.dead]

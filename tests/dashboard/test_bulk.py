@@ -2,6 +2,7 @@
 
 import logging
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from kvqueue_fastapi import admin
 from kvqueue_fastapi.dashboard import bulk
 from kvqueue_fastapi.errors import StoreBusyError
-from tests.dashboard.shop import Keeper, words
+from tests.dashboard.shop import Keeper, keeping, words
 
 ACTIONS = [("requeue-all", "requeued"), ("discard-all", "discarded")]
 
@@ -35,6 +36,22 @@ def test_those_that_die_after_the_question_are_left(keeper: Keeper, action: str,
 
     assert f"2 dead letters were {done}." in text
     assert [one.id for one in keeper.ask("dead_letters")] == [late]
+
+
+@pytest.mark.parametrize(("action", "done"), ACTIONS)
+def test_question_of_one_process_is_answered_in_another(
+    tmp_path: Path, action: str, done: str
+) -> None:
+    url = str(tmp_path / "queue.db")
+    with keeping(url) as keeper, keeping(url) as other:
+        token = other.token()  # of a page, with a look at the queue as it was
+        keeper.dead(1, 2)
+        found = re.search(r'name="died_by_ms" value="(\d+)"', keeper.send(action).text)
+        assert found is not None
+
+        text = other.act(action, token=token, sure="yes", died_by_ms=found[1])
+
+        assert f"2 dead letters were {done}." in text
 
 
 def test_answer_without_what_was_asked_about_is_asked_again(keeper: Keeper) -> None:
