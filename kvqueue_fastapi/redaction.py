@@ -1,6 +1,7 @@
 """What may be shown or logged of a message: what its app lets through, cut to a limit."""
 
 import inspect
+import json
 import logging
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,8 @@ T = TypeVar("T")
 Redact = Callable[[str, Any], Any]
 """Called with a message type and a value; gives what may be shown in its place.
 
-The value is a decoded payload, headers as a dict of str, or the text or traceback of an error.
+The value is a decoded payload, headers as a dict of str, or the text or traceback of an error. Of
+a payload, JSON is shown: an object that is none by its `repr`.
 """
 
 Raised = tuple[type[BaseException], BaseException, TracebackType | None]
@@ -45,8 +47,8 @@ class Redaction:
     """Lets through what may be seen.
 
     Args:
-        hook: the app's own; None: everything may be shown. Where it raises, nothing of the
-            value is shown.
+        hook: the app's own; None: everything may be shown. Where it raises, or gives for a
+            payload what cannot be written as JSON, nothing of the value is shown.
 
     Raises:
         InvalidOptionError: the hook is no plain function.
@@ -72,11 +74,11 @@ class Redaction:
         if self._hook is None:
             return record
         kind = record.type
-        data = self._through(kind, record.data, _as_it_is)
+        data = self._through(kind, record.data, _as_json)
         return replace(
             record,
             data=data,
-            is_redacted=data != record.data,
+            is_redacted=_written(data) != _written(record.data),
             headers=self._headers(kind, record.headers),
             errors=tuple(self._error(kind, error) for error in record.errors),
             reason=record.reason and self._text(kind, record.reason),
@@ -194,8 +196,14 @@ def _is_async(hook: Any) -> bool:
     return any(map(inspect.iscoroutinefunction, (hook, type(hook).__call__)))
 
 
-def _as_it_is(value: Any) -> Any:
-    return value
+def _as_json(value: Any) -> Any:
+    # Written and read, because only that tells whether it can be shown.
+    return json.loads(json.dumps(value, default=repr))
+
+
+def _written(data: Any) -> str:
+    # As text, because 1 == True == 1.0, and each is another payload.
+    return json.dumps(data, sort_keys=True)
 
 
 def _as_headers(value: Any) -> dict[str, str]:

@@ -267,6 +267,86 @@ async def test_hook_that_gives_no_mapping_for_headers_hides_them(tmp_path: Path)
     assert record.data is None
 
 
+@pytest.mark.parametrize(
+    ("data", "given"),
+    [
+        ({"paid": True}, {"paid": 1}),
+        ({"paid": False}, {"paid": 0}),
+        ([1.0], [1]),
+        (-0.0, 0.0),
+        ({"a": 1, "b": 2}, {"a": 1}),
+    ],
+)
+async def test_payload_counts_as_redacted_where_another_would_be_stored(
+    tmp_path: Path, data: Any, given: Any
+) -> None:
+    async with hiding(tmp_path, lambda kind, value: given if kind == "n" else value) as bench:
+        changed = await the_message(bench, await bench.queue.send_message("n", data))
+        same = await the_message(bench, await bench.queue.send_message("m", data))
+
+    assert changed.is_redacted
+    assert repr(changed.data) == repr(given)
+    assert not same.is_redacted
+
+
+async def test_payload_is_not_redacted_by_another_order_of_its_names(tmp_path: Path) -> None:
+    async with hiding(tmp_path, lambda _type, value: dict(sorted(value.items()))) as bench:
+        sent = await bench.queue.send_message("n", {"b": [True, 1.0, None], "a": {}})
+        record = await the_message(bench, sent)
+
+    assert not record.is_redacted
+
+
+class Incomparable:
+    def __eq__(self, other: object) -> bool:
+        raise NotImplementedError
+
+    def __hash__(self) -> int:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return "<hidden>"
+
+
+async def test_object_of_the_hook_is_shown_by_its_repr(tmp_path: Path) -> None:
+    async with hiding(tmp_path, lambda _type, _value: {"card": Incomparable()}) as bench:
+        sent = await bench.queue.send_message("n", LOGIN)
+        record = await the_message(bench, sent)
+
+    assert (record.data, record.is_redacted) == ({"card": "<hidden>"}, True)
+
+
+class Unshowable:
+    def __repr__(self) -> str:
+        raise KeyError
+
+
+def endless() -> Any:
+    nested: list[Any] = []
+    nested.append(nested)
+    return nested
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({(1, 2): 3}, "TypeError"),
+        ([Unshowable()], "KeyError"),
+        (endless(), "ValueError"),
+        ([10**6_000], "ValueError"),
+    ],
+)
+async def test_nothing_is_shown_of_what_the_hook_gives_and_cannot_be_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, given: Any, name: str
+) -> None:
+    async with hiding(tmp_path, lambda _type, _value: given) as bench:
+        await bench.queue.send_message("n", LOGIN)
+        (record,) = await bench.admin.messages()
+
+    assert (record.data, record.is_redacted) == (f"redaction failed: {name}", True)
+    assert f"redact raised {name}" in logged(caplog)
+
+
 async def async_hook(_type: str, value: Any) -> Any:
     return value
 
