@@ -23,7 +23,7 @@ class Action:
         name: in its URL and in the log.
         deed: does it.
         asks: what to ask first, because it cannot be taken back; None: nothing.
-        is_bulk: it is done to all dead letters, up to the newest that was asked about.
+        is_bulk: it is done to all dead letters that had died when it was asked.
     """
 
     name: str
@@ -56,9 +56,7 @@ class Action:
         return outcome.page or visit.leave(form.place, outcome.text, link=outcome.link, mood=mood)
 
     def _is_sure(self, form: Form) -> bool:
-        return form.text("sure") == "yes" and (
-            not self.is_bulk or bulk.died_by_ms(form) is not None
-        )
+        return form.text("sure") == "yes" and (not self.is_bulk or bulk.is_bounded(form))
 
     async def _question(self, visit: Visit, form: Form) -> Response:
         kind, ids = form.text("type"), form.ids
@@ -101,6 +99,7 @@ class Action:
             count=count,
             problem=problem,
             stage=stage,
+            died_by_ms=bulk.died_by_ms(form) if self.is_bulk else None,
         )
 
 

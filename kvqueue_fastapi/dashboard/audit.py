@@ -23,6 +23,7 @@ def tell(
     count: int | None = None,
     problem: str | None = None,
     stage: str | None = None,
+    died_by_ms: int | None = None,
 ) -> None:
     """Log an action, also one that failed or was refused.
 
@@ -34,12 +35,14 @@ def tell(
         count: how many messages or types it changed, also before a problem; None: not yet known.
         problem: why it changed nothing, or no more than that.
         stage: "begun" for one that takes a while, of which another line tells the end.
+        died_by_ms: it was asked for those alone that had died by then, in UTC milliseconds.
     """
     client = request.client.host if request.client else None
     facts = {
         "action": action,
         "ids": list(ids[:_MAX_IDS]),
         "message_type": message_type,
+        "died_by_ms": died_by_ms,
         "stage": stage,
         "count": count,
         "client": client,

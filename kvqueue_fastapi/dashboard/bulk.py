@@ -33,6 +33,16 @@ def died_by_ms(form: Form) -> int | None:
     return number_of(form.text("died_by_ms"))
 
 
+def is_bounded(form: Form) -> bool:
+    """Whether it says which dead letters the keeper was asked about."""
+    return None not in {died_by_ms(form), _count(form)}
+
+
+def _count(form: Form) -> int | None:
+    """How many the keeper was asked about, less those that are done."""
+    return number_of(form.text("count"))
+
+
 async def _all(visit: Visit, form: Form, act: _All, done: str) -> Outcome:
     ends_at = time.monotonic() + BULK_S
     try:
@@ -59,9 +69,8 @@ def _noting(visit: Visit, ends_at: float) -> Callable[[int], None]:
 
 async def _pause(visit: Visit, form: Form, done: str, left: int) -> Outcome:
     """Tell how far it is, and offer to go on."""
-    text = (
-        f"{counted(visit.done, 'dead letter', done)} {left:,} {'is' if left == 1 else 'are'} left."
-    )
+    so_far = counted(visit.done, "dead letter", done) if visit.done else _taken(done)
+    text = f"{so_far} At most {left:,} {'is' if left == 1 else 'are'} left."
     page = await visit.page(
         "going_on.html",
         look=await visit.look(),
@@ -69,15 +78,22 @@ async def _pause(visit: Visit, form: Form, done: str, left: int) -> Outcome:
         action=f"{'requeue' if done == 'requeued' else 'discard'}-all",
         kind=form.text("type"),
         died_by_ms=died_by_ms(form),
+        count=left,
         back=form.place,
     )
     return Outcome(text, visit.done, page=page)
 
 
+def _taken(done: str) -> str:
+    return f"No dead letter was {done} so far: somebody else took them first."
+
+
 async def _left(visit: Visit, form: Form) -> int:
+    """How many are left at most: others may take some, and some may have died since."""
     visit.changed()
     kind = form.text("type")
-    return sum(one.dead for one in (await visit.look()).counts if kind in {"", one.type})
+    dead = sum(one.dead for one in (await visit.look()).counts if kind in {"", one.type})
+    return min(dead, max(0, (_count(form) or 0) - visit.done))
 
 
 async def _types(visit: Visit, form: Form) -> list[str]:

@@ -85,8 +85,7 @@ class Keeper:
     def confirm(self, action: str, **fields: Any) -> str:
         """Press a button and answer yes to its question."""
         asked = self.send(action, **fields).text
-        found = re.search(r'name="died_by_ms" value="([^"]+)"', asked)
-        return self.act(action, sure="yes", died_by_ms=found[1] if found else "", **fields)
+        return self.act(action, sure="yes", **bounds(asked), **fields)
 
     def given(self, message_type: str, *payloads: Any, **options: Any) -> list[int]:
         queue = self._of(KvQueue)
@@ -115,6 +114,11 @@ class Keeper:
     def _call(self, function: Any) -> Any:
         assert self.client.portal is not None
         return self.client.portal.call(function)
+
+
+def bounds(page: str) -> dict[str, str]:
+    """What the form of a page says of those that it was asked for."""
+    return dict(re.findall(r'name="(died_by_ms|count)" value="([^"]*)"', page))
 
 
 def words(answer: Response) -> str:
