@@ -1,6 +1,7 @@
 """What a form sends, read without a package for it."""
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
 from urllib.parse import parse_qs
@@ -45,18 +46,16 @@ class Form:
 
 
 async def read_form(request: Request, max_payload_bytes: int) -> Form:
-    """Read the form that a request brings.
+    """Read the form that a request brings, also where a dependency has read it before.
 
     Raises:
         KvQueueError: it is no such form, or too long.
     """
-    limit = _OVERHEAD_BYTES + _GROWTH * max_payload_bytes
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > limit:
-            msg = f"The form is longer than {limit} bytes. Send a shorter payload."
-            raise KvQueueError(msg)
+    try:
+        body = await _body(request, _OVERHEAD_BYTES + _GROWTH * max_payload_bytes)
+    except RuntimeError:
+        # Starlette says so where a dependency has taken the body, and keeps the form for it.
+        return Form(await _kept(request))
     try:
         fields = parse_qs(
             body.decode("utf-8", "replace"),
@@ -68,6 +67,33 @@ async def read_form(request: Request, max_payload_bytes: int) -> Form:
         msg = f"The form has more than {_MAX_FIELDS} fields. Select fewer messages."
         raise KvQueueError(msg) from exc
     return Form(fields)
+
+
+async def _body(request: Request, limit: int) -> bytearray:
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > limit:
+            msg = f"The form is longer than {limit} bytes. Send a shorter payload."
+            raise KvQueueError(msg)
+    return body
+
+
+async def _kept(request: Request) -> dict[str, list[str]]:
+    try:
+        form = await request.form()
+    except (RuntimeError, AssertionError) as exc:
+        # The latter without python-multipart, which it needs for a form that it has not kept.
+        msg = (
+            "A dependency of the dashboard has read the form and has not kept it. Have it read "
+            "by `await request.form()` or `await request.body()`."
+        )
+        raise KvQueueError(msg) from exc
+    fields: dict[str, list[str]] = defaultdict(list)
+    for name, value in form.multi_items():
+        if isinstance(value, str):
+            fields[name].append(value)
+    return fields
 
 
 def number_of(text: str) -> int | None:

@@ -3,16 +3,17 @@
 import re
 import subprocess
 import sys
-from typing import Annotated
+from typing import Annotated, Any
+from urllib.parse import parse_qsl
 
 import pytest
-from fastapi import Depends, FastAPI, Header, HTTPException
+from fastapi import Depends, FastAPI, Form, Header, HTTPException, Request
 from fastapi.testclient import TestClient
 from injector import Injector
 
 from kvqueue_fastapi import KvQueueError, KvQueueModule
 from kvqueue_fastapi.dashboard import dashboard_router
-from tests.dashboard.shop import Keeper, app_with, keeping
+from tests.dashboard.shop import Keeper, app_with, keeping, words
 
 PLACES = ("", "messages", "messages/1", "messages/1/edit", "dead", "listeners", "settings", "live")
 ASSETS = ("dashboard.css", "dashboard.js", "htmx-4.0.1.min.js", "hx-sse-4.0.1.min.js", "icon.svg")
@@ -46,6 +47,56 @@ def test_actions_are_behind_the_dependencies() -> None:
         answer = keeper.send("discard", token="x", id=letter, sure="yes")
 
         assert answer.status_code == 401
+        assert keeper.ask("message", letter) is not None
+
+
+async def by_form(request: Request) -> None:
+    await guard(dict(await request.form()))
+
+
+async def by_closed_form(request: Request) -> None:
+    async with request.form() as form:
+        await guard(dict(form))
+
+
+async def by_body(request: Request) -> None:
+    await guard(dict(parse_qsl((await request.body()).decode())))
+
+
+async def by_parameter(token: Annotated[str, Form()] = "") -> None:
+    await guard({"token": token} if token else {})
+
+
+async def guard(form: dict[str, Any]) -> None:
+    """As apps do that have forms of their own to protect."""
+    if form and len(form["token"]) != 43:
+        raise HTTPException(400)
+
+
+@pytest.mark.parametrize("dependency", [by_form, by_closed_form, by_body, by_parameter])
+def test_dependency_may_read_the_form(dependency: Any) -> None:
+    with keeping(dependencies=[Depends(dependency)], allow_anonymous=False) as keeper:
+        first, second, third = keeper.dead(1, 2, "ünïcode")
+
+        text = keeper.act("discard", id=[first, third], sure="yes", back="dead?q=ü b")
+
+        assert "2 messages were discarded." in text
+        assert [one.id for one in keeper.ask("dead_letters")] == [second]
+
+
+async def by_stream(request: Request) -> None:
+    async for _ in request.stream():
+        pass
+
+
+def test_form_that_a_dependency_has_read_and_not_kept_is_told() -> None:
+    with keeping(dependencies=[Depends(by_stream)], allow_anonymous=False) as keeper:
+        (letter,) = keeper.dead(1)
+
+        answer = keeper.send("discard", id=letter, sure="yes")
+
+        assert answer.status_code == 400
+        assert "has read the form and has not kept it" in words(answer)
         assert keeper.ask("message", letter) is not None
 
 
