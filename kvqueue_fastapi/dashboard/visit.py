@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import json
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -28,7 +27,8 @@ from kvqueue_fastapi.errors import (
 from kvqueue_fastapi.lifespan import Runtime
 
 NEWS: Final = "kvqueue_dashboard_news"
-MAX_NEWS_CHARACTERS: Final = 1_000
+MAX_NEWS_BYTES: Final = 3_000
+"""Browsers keep no cookie of more than 4,096 bytes, and base64 makes four of three."""
 _MOODS: Final = frozenset(get_args(Mood))
 _LINK: Final = re.compile(r"(messages/-?\d+)?")
 _UNAVAILABLE: Final = (
@@ -155,8 +155,8 @@ class Visit:
             mood: how to tell it.
         """
         response = RedirectResponse(self.root + place, status_code=303)
-        news = [text[:MAX_NEWS_CHARACTERS], link, mood]
-        value = base64.urlsafe_b64encode(json.dumps(news).encode()).decode()
+        news = f"{mood}\n{link}\n{text}".encode("utf-8", "backslashreplace")
+        value = base64.urlsafe_b64encode(news[:MAX_NEWS_BYTES]).decode()
         set_cookie(response, self.request, NEWS, value)
         return response
 
@@ -167,11 +167,12 @@ Screen = Callable[[Visit], Awaitable[Response]]
 
 def _news(request: Request) -> tuple[str, str, str] | None:
     try:
-        news = json.loads(base64.urlsafe_b64decode(request.cookies.get(NEWS, "")))
-    except (ValueError, RecursionError):
+        news = base64.urlsafe_b64decode(request.cookies.get(NEWS, ""))
+    except ValueError:
         return None
-    match news:
-        case [str(text), str(link), str(mood)] if _LINK.fullmatch(link) and mood in _MOODS:
+    # The last character may have been cut.
+    match news.decode("utf-8", "ignore").split("\n", 2):
+        case [mood, link, text] if _LINK.fullmatch(link) and mood in _MOODS:
             return text, link, mood
         case _:
             return None

@@ -7,6 +7,8 @@ import pytest
 from fastapi import Depends, Request
 from starlette.authentication import BaseUser, SimpleUser
 
+from kvqueue_fastapi.dashboard import visit
+from kvqueue_fastapi.dashboard.wording import plain
 from tests.dashboard.shop import Keeper, fail, keeping
 
 
@@ -31,6 +33,29 @@ def test_news_is_told_once(keeper: Keeper) -> None:
 
     assert "order is paused." in keeper.act("pause", type="order")
     assert "order is paused." not in keeper.read()
+
+
+@pytest.mark.parametrize("character", ["x", "Ω", "\U0001f600", "\u202e", "&", '"', "\\"])
+def test_news_of_the_longest_names_are_no_longer_than_a_browser_keeps(
+    keeper: Keeper, character: str
+) -> None:
+    name = character * 255
+    keeper.given(name, 1)
+
+    answer = keeper.send("pause", type=name)
+
+    assert len(answer.headers["set-cookie"].partition(";")[0]) <= 4_096
+    assert f"{plain(name)} is paused. Running handlers finish." in keeper.read()
+
+
+def test_longer_news_are_cut(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(visit, "MAX_NEWS_BYTES", 18)
+    keeper.given("ΩΩΩΩΩΩ", 1)
+
+    text = keeper.act("pause", type="ΩΩΩΩΩΩ")
+
+    assert " ΩΩΩΩΩΩ " in text
+    assert "paused. " not in text
 
 
 def test_page_that_renews_itself_leaves_the_news_to_its_reader(keeper: Keeper) -> None:

@@ -6,7 +6,6 @@ import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -156,12 +155,12 @@ def test_longest_names_do_not_stretch_a_page(keeper: Keeper) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [5, None, "ok", ["a"], ["a", "https://evil.example", "good"], ["a", "", "x"]]
+    "value", [b"", b"ok", b"good\na", b"good\nhttps://evil.example\na", b"x\n\na", b"\xff\n\na"]
 )
-def test_news_of_a_foreign_hand_is_not_told(keeper: Keeper, value: Any) -> None:
+def test_news_of_a_foreign_hand_is_not_told(keeper: Keeper, value: bytes) -> None:
     import base64
 
-    news = base64.urlsafe_b64encode(json.dumps(value).encode()).decode()
+    news = base64.urlsafe_b64encode(value).decode()
 
     answer = keeper.open(cookie=f"kvqueue_dashboard_news={news}")
 
@@ -169,11 +168,7 @@ def test_news_of_a_foreign_hand_is_not_told(keeper: Keeper, value: Any) -> None:
 
 
 def test_news_that_cannot_be_read_are_deleted(keeper: Keeper) -> None:
-    import base64
-
-    deep = base64.urlsafe_b64encode(b"[" * 2_500).decode()
-
-    answer = keeper.open(cookie=f"kvqueue_dashboard_news={deep}")
+    answer = keeper.open(cookie="kvqueue_dashboard_news=%%%")
 
     assert 'kvqueue_dashboard_news=""' in answer.headers["set-cookie"]
     assert "Max-Age=0" in answer.headers["set-cookie"]
