@@ -62,7 +62,7 @@ def forgery(request: Request, token: str) -> str | None:
         return f"the browser says that it comes from elsewhere ({site})"
     if site is None and origin is None:
         return "it has neither Sec-Fetch-Site nor Origin. Use a browser, or send Origin"
-    if site is None and urlsplit(origin or "").netloc != request.headers.get("host"):
+    if site is None and _host(origin or "") != request.headers.get("host"):
         return (
             f"it comes from {origin}, and this host is {request.headers.get('host')}. Behind a "
             "proxy, have it pass the Host header on"
@@ -71,6 +71,13 @@ def forgery(request: Request, token: str) -> str | None:
     if sent is None or not secrets.compare_digest(sent.encode(), token.encode("utf-8", "replace")):
         return "its token is not that of this browser. Allow cookies, load the page again"
     return None
+
+
+def _host(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 def _sent_token(request: Request) -> str | None:

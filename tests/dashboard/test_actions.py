@@ -258,6 +258,8 @@ def test_other_sites_cannot_act(keeper: Keeper) -> None:
         ({"origin": "http://evil.example"}, token),
         ({"origin": "null"}, token),
         ({"origin": "http://testserver:81"}, token),
+        ({"origin": "http://[::1"}, token),
+        ({"origin": "http://[testserver]"}, token),
         ({**same, "sec-fetch-site": "cross-site"}, token),
         ({**same, "sec-fetch-site": "same-site"}, token),
         ({**same, "sec-fetch-site": "none"}, token),
