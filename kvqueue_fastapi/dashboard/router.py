@@ -25,8 +25,8 @@ _SCREENS: Final[dict[str, Screen]] = {
     "/dead": dead_letters,
     "/listeners": listeners,
     "/settings": settings,
-    "/live": live,
 }
+_READ: Final = ("GET", "HEAD")
 _OPEN: Final = (
     "The dashboard shows payloads and throws messages away, so it is not open to everybody. Write "
     "dashboard_router(dependencies=[Depends(admin_only)]) with a dependency that raises for all "
@@ -68,20 +68,28 @@ def dashboard_router(
     router = APIRouter(dependencies=list(dependencies))
     house = House(title=title, read_only=read_only)
 
-    def add(path: str, screen: Screen, method: str) -> None:
+    def add(path: str, screen: Screen, *methods: str) -> None:
         router.add_api_route(
             path,
             _endpoint(house, path, screen),
-            methods=[method],
+            methods=list(methods),
             include_in_schema=False,
             response_model=None,
         )
 
     for path, screen in _SCREENS.items():
-        add(path, screen, "GET")
-    router.add_api_route("/static/{name}", asset, include_in_schema=False, response_model=None)
+        add(path, screen, *_READ)
+    # Whoever asks by HEAD wants to have an answer soon.
+    add("/live", live, "GET")
+    router.add_api_route(
+        "/static/{name}",
+        asset,
+        methods=list(_READ),
+        include_in_schema=False,
+        response_model=None,
+    )
     if not read_only:
-        add("/messages/{message_id}/edit", edit, "GET")
+        add("/messages/{message_id}/edit", edit, *_READ)
         for name, action in ACTIONS.items():
             add(f"/actions/{name}", action, "POST")
     return router

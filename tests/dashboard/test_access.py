@@ -131,6 +131,18 @@ def test_no_page_has_inline_scripts_or_styles_or_outside_addresses(keeper: Keepe
         assert not re.search(r'(?:src|href|action)="(?:https?:)?//', text)
 
 
+def test_head_is_answered_as_get_but_for_the_stream_and_actions(keeper: Keeper) -> None:
+    keeper.dead(1)
+    keeper.open()  # has the browser's token from now on
+    for place in (*PLACES[:-1], "static/icon.svg"):
+        head, page = keeper.client.head(f"/queue/{place}"), keeper.open(place)
+
+        assert head.status_code == 200
+        assert head.headers.keys() == page.headers.keys()
+    for place in ("live", "actions/pause"):
+        assert keeper.client.head(f"/queue/{place}").status_code == 405
+
+
 def test_assets_are_kept_by_the_browser_alone_and_named_by_their_content(keeper: Keeper) -> None:
     page = keeper.open().text
     for name in ASSETS:
