@@ -288,6 +288,35 @@ def test_redacted_payload_is_hidden_everywhere_and_cannot_be_edited() -> None:
         assert "Requeue with this payload" in keeper.read(f"messages/{plain}/edit")
 
 
+class Odd:
+    """Can neither be compared nor shown."""
+
+    def __eq__(self, other: object) -> bool:
+        raise NotImplementedError
+
+    def __hash__(self) -> int:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    "given", [Odd(), {(1, 2): 3}, {"card": [Odd()]}], ids=["eq", "key", "repr"]
+)
+def test_payload_that_redact_makes_unshowable_hides_itself_alone(given: Any) -> None:
+    def redact(_type: str, value: Any) -> Any:
+        return given if value == {"mail": "ada@example.org"} else value
+
+    with keeping(consumers=[fail], module={"redact": redact}) as keeper:
+        odd, plain = keeper.dead({"mail": "ada@example.org"}, {"order": 1})
+
+        for place in ("dead", f"messages/{odd}", f"messages/{odd}/edit"):
+            assert "ada@" not in keeper.open(place).text
+        assert keeper.ids("dead") == [plain, odd]
+        assert "redaction failed: " in keeper.read("dead")
+
+
 # --- settings and listeners ---
 
 
