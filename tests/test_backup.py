@@ -121,19 +121,64 @@ async def test_restored_store_that_was_empty_gives_no_id_again_either(tmp_path: 
         assert await bench.queue.send_message("n") == known + AHEAD
 
 
-@pytest.mark.parametrize("name", ["b.db", "b.db-wal"])
+@pytest.mark.parametrize("name", ["b.db", "b.db-wal", "b.db-shm", "b.db-journal"])
 async def test_nothing_that_is_there_is_replaced(tmp_path: Path, name: str) -> None:
     async with running(tmp_path, listen=False):
         await backup_store(str(tmp_path / "q.db"), tmp_path / "good.db")
         (tmp_path / name).write_bytes(b"precious")
-        if name == "b.db":
-            with pytest.raises(InvalidOptionError, match=r"b\.db is there already"):
-                await backup_store(str(tmp_path / "q.db"), tmp_path / "b.db")
+        with pytest.raises(InvalidOptionError, match=rf"{name} is there already"):
+            await backup_store(str(tmp_path / "q.db"), tmp_path / "b.db")
         with pytest.raises(InvalidOptionError, match=r"is there already.*Move it away"):
             await restore_store(tmp_path / "good.db", str(tmp_path / "b.db"))
 
     assert (tmp_path / name).read_bytes() == b"precious"
     assert named(tmp_path, "b.db") == [name]
+
+
+async def test_log_that_comes_beside_the_target_meanwhile_is_refused(tmp_path: Path) -> None:
+    def put(_progress: BackupProgress) -> None:
+        (tmp_path / "b.db-wal").write_bytes(b"of another")
+
+    async with running(tmp_path, listen=False):
+        with pytest.raises(InvalidOptionError, match=r"b\.db-wal is there already"):
+            await backup_store(str(tmp_path / "q.db"), tmp_path / "b.db", progress=put)
+
+    assert named(tmp_path, "b.db") == ["b.db-wal"]
+
+
+async def test_log_of_an_earlier_backup_is_never_played_into_a_store(tmp_path: Path) -> None:
+    async with running(tmp_path, listen=False) as bench:
+        await bench.queue.send_message("old")
+        await backup_store(str(tmp_path / "q.db"), tmp_path / "b.db")
+        async with Kv.open(str(tmp_path / "b.db")) as kv:
+            await kv.set(("k",), "of another time")
+            log = (tmp_path / "b.db-wal").read_bytes()
+        (tmp_path / "b.db").unlink()
+        await backup_store(str(tmp_path / "q.db"), tmp_path / "b.db")
+    (tmp_path / "b.db-wal").write_bytes(log)
+    (tmp_path / "latest.db").symlink_to("b.db")
+
+    for name in ("b.db", "latest.db"):
+        with pytest.raises(StoreError, match=r"b\.db-wal is there: .* `kvqueue backup --url"):
+            await restore_store(tmp_path / name, str(tmp_path / "new.db"))
+
+    assert log
+    assert (tmp_path / "b.db-wal").read_bytes() == log
+    assert named(tmp_path, "new.db") == []
+
+
+async def test_backup_that_was_opened_can_be_restored_again_and_again(tmp_path: Path) -> None:
+    async with running(tmp_path, listen=False):
+        await backup_store(str(tmp_path / "q.db"), tmp_path / "b.db")
+    async with Kv.open(str(tmp_path / "b.db")) as kv:
+        await kv.set(("k",), 1)
+
+    restored = [
+        await restore_store(tmp_path / "b.db", str(tmp_path / f"new{number}.db"))
+        for number in range(2)
+    ]
+
+    assert [one.keys for one in restored] == [1, 1]
 
 
 @pytest.mark.parametrize("target", [".", ""])

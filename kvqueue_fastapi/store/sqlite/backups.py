@@ -32,11 +32,12 @@ def back_up(url: str, target: Path, progress: Progress) -> StoreBackup:
     What was in hand waits again in the copy, and nobody listens there.
 
     Raises:
-        InvalidOptionError: there is a file already, or the source is in memory.
+        InvalidOptionError: there is a file already, or what SQLite would read with it; or the
+            source is in memory.
         StoreError: there is no store, or a file cannot be read or written.
     """
     source = _file(url)
-    _require_new(target)
+    _require_free(target)
     with _read_only(source) as origin, _unfinished(target) as (path, copy):
         _require_store(origin, str(source))
         _copy(origin, copy, progress)
@@ -54,12 +55,13 @@ def restore(backup: Path, url: str, progress: Progress) -> StoreBackup:
 
     Raises:
         InvalidOptionError: there is a database already.
-        StoreError: the backup is none, or is damaged; or a file cannot be read or written.
+        StoreError: the backup is none, or is damaged, or has a log beside it; or a file cannot
+            be read or written.
     """
     target = _file(url)
     refuse_network(str(target))
-    for side in ("", *_SIDE_FILES):
-        _require_new(target.with_name(target.name + side))
+    _require_free(target)
+    _require_alone(backup)
     with _read_only(backup) as origin, _unfinished(target) as (path, copy):
         _require_store(origin, str(backup))
         _copy(origin, copy, progress)
@@ -80,6 +82,38 @@ def _file(url: str) -> Path:
         msg = "A store in memory has no file. Use copy_store with its open Kv instead."
         raise InvalidOptionError(msg)
     return Path(path)
+
+
+def _require_free(target: Path) -> None:
+    # What lies beside it of another database would be played into it by the next who opens it.
+    _require_new(target)
+    for side in _sides(target):
+        _require_new(side)
+
+
+def _sides(path: Path) -> list[Path]:
+    return [path.with_name(path.name + side) for side in _SIDE_FILES]
+
+
+def _require_alone(backup: Path) -> None:
+    """Refuse a backup with a log, which is its own or that of an earlier file of this name.
+
+    Nobody can tell which: with it, another store may be read than was backed up; without it,
+    what somebody has written since would be missing, or half of it. An empty log says nothing,
+    and a -shm is made anew by whoever opens the file first.
+    """
+    # As SQLite does, which looks for it beside what a link leads to.
+    file = backup.resolve()
+    for side in ("-wal", "-journal"):
+        log = file.with_name(file.name + side)
+        if log.exists() and log.stat().st_size:
+            msg = (
+                f"{log} is there: a process uses the backup, or was killed at it, or it is of an "
+                "earlier file of this name. Stop that process. If the log is still there and is "
+                f"not of this backup, move it away; if it is, run `kvqueue backup --url {file} "
+                "NEW`, and restore that."
+            )
+            raise StoreError(msg)
 
 
 def _require_new(target: Path) -> None:
@@ -136,12 +170,13 @@ def _unfinished(target: Path) -> Generator[tuple[Path, sqlite3.Connection]]:
         with suppress(OSError):  # not every system can
             _sync(target.parent)
     finally:
-        for side in ("", *_SIDE_FILES):  # a disk that was full leaves a journal
+        for left in (path, *_sides(path)):  # a disk that was full leaves a journal
             with suppress(OSError):
-                path.with_name(path.name + side).unlink(missing_ok=True)
+                left.unlink(missing_ok=True)
 
 
 def _take_name(path: Path, target: Path) -> None:
+    _require_free(target)
     try:
         # No rename, which would replace what somebody has put there meanwhile.
         os.link(path, target)
