@@ -50,14 +50,14 @@ class Verb(NamedTuple):
         done: in an answer: "requeued".
         some: does it to those with these ids. Returns the ids of those to which it was done,
             each with what became of it.
-        all_of: does it to all of a type. Returns how many those were.
+        all_of: does it to all of a type that had died by then. Returns how many those were.
         asks_of_ids: whether it asks also where ids were named.
     """
 
     name: str
     done: str
     some: Callable[[KvQueueAdmin, Sequence[int]], Awaitable[dict[int, int | None]]]
-    all_of: Callable[[KvQueueAdmin, str, Advance], Awaitable[int]]
+    all_of: Callable[[KvQueueAdmin, str, int, Advance], Awaitable[int]]
     asks_of_ids: bool
 
 
@@ -76,12 +76,16 @@ async def _is_dead(admin: KvQueueAdmin, message_id: int) -> bool:
     return record is not None and record.state is State.DEAD
 
 
-async def _requeued_all(admin: KvQueueAdmin, message_type: str, advance: Advance) -> int:
-    return await admin.requeue_all(message_type, progress=advance)
+async def _requeued_all(
+    admin: KvQueueAdmin, message_type: str, died_by_ms: int, advance: Advance
+) -> int:
+    return await admin.requeue_all(message_type, died_by_ms=died_by_ms, progress=advance)
 
 
-async def _discarded_all(admin: KvQueueAdmin, message_type: str, advance: Advance) -> int:
-    return await admin.discard_all(message_type, progress=advance)
+async def _discarded_all(
+    admin: KvQueueAdmin, message_type: str, died_by_ms: int, advance: Advance
+) -> int:
+    return await admin.discard_all(message_type, died_by_ms=died_by_ms, progress=advance)
 
 
 REQUEUE: Final = Verb("Requeue", "requeued", _requeued, _requeued_all, asks_of_ids=False)
@@ -123,6 +127,8 @@ async def _do_ids(
 async def _do_types(
     verb: Verb, admin: KvQueueAdmin, chosen: Chosen, output: Output, *, yes: bool
 ) -> int:
+    # Before they are counted, so that none is meant that died while somebody was asked.
+    died_by_ms = await admin.last_death_ms() or 0
     counts = await chosen.counts(admin)
     total = sum(counts.values())
     of_what = "" if chosen.type is None else f" of type {chosen.type}"
@@ -131,7 +137,7 @@ async def _do_types(
     done: dict[str, int] = {}
     for kind, count in counts.items():
         with bar(f"{verb.name} {kind}", count) as advance:
-            done[kind] = await verb.all_of(admin, kind, advance)
+            done[kind] = await verb.all_of(admin, kind, died_by_ms, advance)
     if output.as_json:
         output.records({"type": kind, verb.done: count} for kind, count in done.items())
     else:

@@ -128,6 +128,21 @@ def test_what_cannot_be_undone_is_confirmed_with_its_count(
     assert bool(re.search(r"Discard n .*2/2", terminal.text)) == (left == 0)
 
 
+@pytest.mark.parametrize("verb", ["discard", "requeue"])
+@pytest.mark.parametrize("which", ["--all", "--type n"])
+def test_those_that_die_while_it_asks_are_left(bench: Bench, verb: str, which: str) -> None:
+    bench.die("n", 1, 2, 3)
+
+    with Terminal("dead", verb, *which.split()) as terminal:
+        terminal.says(lambda text: "3 dead letters" in text and "[y/n] (n)" in text)
+        late = bench.die("n", 4, 5)
+        terminal.answer("y\n")
+        assert terminal.ended() == 0
+
+    assert [one.id for one in bench.dead_letters()] == late
+    assert f"3 dead letters{' of type n' * (which != '--all')} {verb}" in terminal.text
+
+
 @pytest.mark.parametrize(
     ("key", "code", "says"), [("\x03", 130, ""), ("\x04", 1, "Nothing was changed.")]
 )
