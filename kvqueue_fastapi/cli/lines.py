@@ -38,6 +38,19 @@ class Line(NamedTuple):
     message: OutgoingMessage
 
 
+class LineError(Exception):
+    """What is wrong with a line, or with reading it; of what was sent it says nothing.
+
+    Args:
+        number: of the line.
+        problem: a sentence.
+    """
+
+    def __init__(self, number: int, problem: str) -> None:
+        super().__init__(f"Line {number}: {problem}")
+        self.number = number
+
+
 class Last(NamedTuple):
     """How many messages a file has, and the number of the line of the last; 0: none."""
 
@@ -74,13 +87,13 @@ def checked(lines: Iterable[str], settings: KvQueueSettings) -> Last:
         FailedError: one could not be; the text names its line.
     """
     last = Last()
-    for line in messages(lines):
-        one = line.message
-        try:
-            prepare(one.type, one.data, one.options, settings, _anything)
-        except KvQueueError as error:
-            raise at_line(line.number, str(error), "Nothing was sent.") from error
-        last = Last(last.messages + 1, line.number)
+    try:
+        for number, message in messages(lines):
+            _require_sound(message, number, settings)
+            last = Last(last.messages + 1, number)
+    except LineError as error:
+        msg = f"{error} Nothing was sent."
+        raise FailedError(msg) from error
     return last
 
 
@@ -88,30 +101,33 @@ def messages(lines: Iterable[str]) -> Iterator[Line]:
     """Read messages; empty lines are passed over.
 
     Raises:
-        FailedError: a line is none; the text names it.
+        LineError: a line is none.
     """
+    number = 0
     try:
         for number, text in enumerate(lines, 1):
             if text.strip():
                 yield Line(number, _message(number, text))
     except UnicodeDecodeError as error:
-        msg = f"The file is no UTF-8: {error}. Nothing was sent."
-        raise FailedError(msg) from error
+        problem = f"here, or in the lines below, the file is no UTF-8: {error}."
+        raise LineError(number + 1, problem) from error
 
 
-def at_line(number: int, problem: str, then: str) -> FailedError:
-    """The error of one line."""
-    return FailedError(f"Line {number}: {problem} {then}")
+def _require_sound(message: OutgoingMessage, number: int, settings: KvQueueSettings) -> None:
+    try:
+        prepare(message.type, message.data, message.options, settings, _anything)
+    except KvQueueError as error:
+        raise LineError(number, str(error)) from error
 
 
 def _message(number: int, text: str) -> OutgoingMessage:
     try:
         line = _Line.model_validate(json.loads(text, object_pairs_hook=_once_each))
     except ValidationError as error:
-        raise at_line(number, _problems(error), "Nothing was sent.") from None
+        raise LineError(number, _problems(error)) from None
     except (ValueError, RecursionError) as error:
         problem = f"{shown(text.strip())} is no JSON object: {error}."
-        raise at_line(number, problem, "Nothing was sent.") from error
+        raise LineError(number, problem) from error
     options = line.model_dump(exclude={"type", "data"}, exclude_unset=True)
     if "keys_if_undelivered" in options:
         options["keys_if_undelivered"] = [tuple(key) for key in line.keys_if_undelivered]

@@ -3,12 +3,14 @@
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from kvqueue_fastapi.cli import sending
+from kvqueue_fastapi.cli import batches
+from kvqueue_fastapi.cli.texts import counted
 from tests.cli.bench import Bench, Ran
 from tests.cli.terminal import KVQUEUE, PATIENCE_S
 from tests.engines import ON_BOTH_ENGINES
@@ -160,7 +162,7 @@ def test_a_wrong_line_is_named_before_anything_is_sent(
 def test_a_line_that_is_refused_late_is_named_and_where_to_go_on(
     bench: Bench, kvqueue: Kvqueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sending, "SLICE", 2)
+    monkeypatch.setattr(batches, "SLICE", 2)
     lines = [{"type": "n", "data": number} for number in range(5)]
     lines[3] = {"type": "order.created", "data": "no order"}
     app = ["--app", "cli_shop:app"]
@@ -174,6 +176,66 @@ def test_a_line_that_is_refused_late_is_named_and_where_to_go_on(
     assert "Line 4: Payload does not fit Order" in ended.err
     assert ended.err.endswith("Before it, 3 messages went out. Go on with --from-line 4.\n")
     assert (ran.code, len(bench.messages())) == (0, 5)
+
+
+WIDTH = 20_000
+"""Of a line of a file, more than is read ahead."""
+MEDDLES = """
+import os, signal
+from pathlib import Path
+from kvqueue_fastapi import KvQueueModule, Middleware
+from tests.cli.test_sending import WIDTH
+
+def append(text):
+    with Path("m").open("a") as file:
+        file.write(text)
+
+class Meddler(Middleware):
+    async def send(self, messages, call_next):
+        ids = await call_next(messages)
+        {deed}
+        return ids
+
+app = KvQueueModule("orders.db", middleware=[Meddler()])
+"""
+
+
+def meddling(deed: str) -> list[str]:
+    """What to give to the command, so that this is done after each of its commits."""
+    Path("meddler.py").write_text(MEDDLES.format(deed=deed))
+    sys.modules.pop("meddler", None)
+    return ["--app", "meddler:app"]
+
+
+@pytest.mark.parametrize(
+    ("deed", "code", "sent", "says"),
+    [
+        ("append('no json')", 0, 5, ""),
+        ('append(\'{"type": "late"}\')', 0, 5, ""),
+        ("os.truncate('m', 4 * WIDTH + 7)", 1, 4, "while it was sent. Line 5: '{\"type\"' is no"),
+        ("os.truncate('m', 3 * WIDTH)", 1, 3, "The file has become shorter while it was sent."),
+        ("Path('m').write_bytes(b'\\xff' * 5 * WIDTH)", 1, 1, "Line 2: here, or in the lines"),
+    ],
+)
+def test_of_a_file_that_changes_meanwhile_only_what_was_checked_is_sent(
+    bench: Bench,
+    kvqueue: Kvqueue,
+    monkeypatch: pytest.MonkeyPatch,
+    deed: str,
+    code: int,
+    sent: int,
+    says: str,
+) -> None:
+    monkeypatch.setattr(batches, "SLICE", 1)
+    Path("m").write_text(('{"type": "n"}'.ljust(WIDTH - 1) + "\n") * 5)
+
+    ran = kvqueue("send", "--file", "m", *meddling(deed))
+
+    assert (ran.code, [one.type for one in bench.messages()]) == (code, ["n"] * sent)
+    assert says in ran.err
+    there = f"Before it, {counted(sent, 'message')} went out. Go on with --from-line {sent + 1}.\n"
+    assert ran.err.endswith(there if code else "")
+    assert "Nothing was sent" not in ran.err
 
 
 @pytest.mark.parametrize(("number", "code", "left"), [(3, 0, 1), (4, 2, 0), (99, 2, 0)])
