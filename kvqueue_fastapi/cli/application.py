@@ -1,7 +1,6 @@
 """The command line as a whole: its commands, and what becomes of their errors."""
 
 import errno
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any, Final
@@ -25,6 +24,7 @@ from kvqueue_fastapi.cli import (
     worker,
 )
 from kvqueue_fastapi.cli.exits import EXITS, FAILED, FINE, WRONG, FailedError, WrongCommandError
+from kvqueue_fastapi.cli.output import silence
 from kvqueue_fastapi.cli.texts import visible
 from kvqueue_fastapi.errors import InvalidOptionError, KvQueueError
 
@@ -73,18 +73,18 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read it has seen enough. Nothing more may be written at the exit, either.
-        _silence()
+        silence()
         return FAILED
     except OSError as error:
         # Not by another write, because an unbuffered stream has nothing left to fail with.
         if error.errno not in _UNWRITABLE or error.filename is not None:
             raise
-        _silence()
+        silence()
         sys.stderr.write(f"{NAME}: The answer could not be written: {error.strerror}.\n")
         return FAILED
     except (*_WRONG, *_FAILED) as error:
         if not _can_answer():
-            _silence()
+            silence()
         if problem := _problem(error):
             sys.stderr.write(f"{NAME}: {visible(problem)}\n")
         return WRONG if isinstance(error, _WRONG) else FAILED
@@ -97,10 +97,6 @@ def _can_answer() -> bool:
     except OSError:
         return False
     return True
-
-
-def _silence() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _problem(error: Exception) -> str:

@@ -1,15 +1,13 @@
 """`kvqueue send --file`: many messages, a slice in each commit."""
 
 import asyncio
-import signal
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 
 from kvqueue_fastapi.cli.exits import FailedError, WrongCommandError
 from kvqueue_fastapi.cli.lines import Last, Line, LineError, checked, messages, opened
-from kvqueue_fastapi.cli.output import Output
+from kvqueue_fastapi.cli.output import Output, told
 from kvqueue_fastapi.cli.progress import Advance, bar
 from kvqueue_fastapi.cli.stores import Place, completed
 from kvqueue_fastapi.cli.texts import counted
@@ -92,32 +90,34 @@ class Batch:
             FailedError: not all could be sent.
         """
         async with place.opened(create=create) as runtime:
-            with bar("Send", self._last.messages) as advance:
-                await self._send_all(runtime.queue, advance, output)
+            try:
+                with bar("Send", self._last.messages) as advance:
+                    await self._send_all(runtime.queue, advance)
+            except asyncio.CancelledError:
+                if self._is_over:
+                    self._tell(output)
+                elif self._sent.sent:
+                    output.note(f"It was broken off. {self._sent.so_far}")
+                raise
             if not self._is_over:
                 msg = f"The file has become shorter while it was sent. {self._sent.so_far}"
                 raise FailedError(msg)
-        self._tell(output)
+            # At once, because what follows may be broken off.
+            self._tell(output)
 
     @property
     def _is_over(self) -> bool:
         return self._sent.next_line > self._last.line
 
-    async def _send_all(self, queue: KvQueue, advance: Advance, output: Output) -> None:
-        with _on_terminate() as terminated:
-            while part := self._part():
-                sending = asyncio.create_task(_send_part(queue, part, self._sent))
-                try:
-                    # To its end, because else nobody knew whether this part went out.
-                    self._sent = await to_the_end(sending)
-                except asyncio.CancelledError:
-                    self._sent = sending.result()
-                    problem = f"It was broken off. {self._sent.so_far}"
-                    if terminated.is_set():
-                        raise FailedError(problem) from None
-                    output.note(problem)
-                    raise
-                advance(self._sent.sent)
+    async def _send_all(self, queue: KvQueue, advance: Advance) -> None:
+        while part := self._part():
+            sending = asyncio.create_task(_send_part(queue, part, self._sent))
+            try:
+                # To its end, because else nobody knew whether this part went out.
+                await to_the_end(sending)
+            finally:
+                self._sent = sending.result()
+            advance(self._sent.sent)
 
     def _part(self) -> list[Line]:
         try:
@@ -127,33 +127,13 @@ class Batch:
             raise FailedError(msg) from error
 
     def _tell(self, output: Output) -> None:
-        sent = self._sent
-        if output.as_json:
-            output.record({"sent": sent.sent, "first_id": sent.first_id, "last_id": sent.last_id})
-        else:
-            ids = f", ids {sent.first_id} to {sent.last_id}" if sent.sent else ""
-            output.say(f"{counted(sent.sent, 'message')} sent{ids}.")
-
-
-@contextmanager
-def _on_terminate() -> Generator[asyncio.Event]:
-    """Cancel this task at a SIGTERM, which is told by an event."""
-    loop, task, terminated = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
-
-    def terminate() -> None:
-        terminated.set()
-        if task is not None:
-            task.cancel()
-
-    try:
-        loop.add_signal_handler(signal.SIGTERM, terminate)
-    except NotImplementedError:  # Windows has no SIGTERM to wait for
-        yield terminated
-        return
-    try:
-        yield terminated
-    finally:
-        loop.remove_signal_handler(signal.SIGTERM)
+        _, sent, first, last = self._sent
+        ids = f", ids {first} to {last}" if sent else ""
+        with told(f"{counted(sent, 'message')} went out{ids}"):
+            if output.as_json:
+                output.record({"sent": sent, "first_id": first, "last_id": last})
+            else:
+                output.say(f"{counted(sent, 'message')} sent{ids}.")
 
 
 async def _send_part(queue: KvQueue, part: Sequence[Line], sent: Sent) -> Sent:

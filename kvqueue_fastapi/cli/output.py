@@ -2,19 +2,28 @@
 
 import dataclasses
 import json
+import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from math import isfinite
 from typing import Any, Final
 
 from rich.console import Console
 from rich.text import Text
 
+from kvqueue_fastapi.cli.exits import FailedError
 from kvqueue_fastapi.cli.tables import Cell, Column, plain, table_of
 from kvqueue_fastapi.cli.texts import visible
 
 _NO_NUMBER: Final = re.compile("NaN|Infinity")
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        # That of rich would end the process.
+        raise BrokenPipeError
 
 
 class Output:
@@ -26,7 +35,7 @@ class Output:
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json: Final = as_json
-        self.console: Final = Console(highlight=False, markup=False, emoji=False)
+        self.console: Final = _Console(highlight=False, markup=False, emoji=False)
         self.errors: Final = error_console()
 
     @property
@@ -69,9 +78,34 @@ class Output:
                 sys.stdout.write("\t".join(plain(cell) for cell in line) + "\n")
 
 
+@contextmanager
+def told(done: str) -> Generator[None]:
+    """Around the answer to what must not be sent twice, such as "Message 7 was sent".
+
+    Where nobody reads the answer, it is not wanted; what was asked for is done all the same.
+
+    Raises:
+        FailedError: it cannot be written; the text says what was done.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        silence()
+    except OSError as error:
+        why = f"the answer could not be written: {error.strerror}"
+        msg = f"{done}, but {why}. Do not send it again."
+        raise FailedError(msg) from error
+
+
+def silence() -> None:
+    """Have nothing more reach stdout, not even at the exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def error_console() -> Console:
     """Where progress and remarks go."""
-    return Console(stderr=True, highlight=False, markup=False, emoji=False)
+    return _Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def as_json(record: Any) -> str:

@@ -32,12 +32,14 @@ def require_yes(question: str, *, yes: bool) -> None:
 
 def _is_yes(question: str) -> bool:
     console = error_console()
-    # That of asyncio only cancels the command, which does not see it while it waits here.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Those of asyncio only cancel the command, which does not see it while it waits here.
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    terminate = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         return Confirm.ask(Text(visible(question)), console=console, default=False)
     except EOFError:
         console.print()
         return False
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGTERM, terminate)

@@ -1,6 +1,6 @@
 """`kvqueue send`: one message, or a file of them."""
 
-import sys
+import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -8,11 +8,12 @@ import typer
 
 from kvqueue_fastapi.cli.batches import send_file
 from kvqueue_fastapi.cli.commands import add
-from kvqueue_fastapi.cli.exits import FailedError, WrongCommandError
+from kvqueue_fastapi.cli.exits import WrongCommandError
 from kvqueue_fastapi.cli.options import App, Json, Url
-from kvqueue_fastapi.cli.output import Output
+from kvqueue_fastapi.cli.output import Output, told
 from kvqueue_fastapi.cli.payloads import payload_of
 from kvqueue_fastapi.cli.stores import Place, completed
+from kvqueue_fastapi.endings import to_the_end
 
 
 def add_to(app: typer.Typer) -> None:
@@ -99,21 +100,20 @@ async def _send_one(
     create: bool,
 ) -> None:
     async with place.opened(create=create) as runtime:
-        message_id = await runtime.queue.send_message(message_type, data, **options)
-    try:
+        sending = asyncio.create_task(runtime.queue.send_message(message_type, data, **options))
+        try:
+            # To its end, and told at once, because else nobody knew whether it went out.
+            await to_the_end(sending)
+        finally:
+            _tell(sending.result(), output)
+
+
+def _tell(message_id: int, output: Output) -> None:
+    with told(f"Message {message_id} was sent"):
         if output.as_json:
             output.record({"id": message_id})
         else:
             output.say(str(message_id))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        msg = (
-            f"Message {message_id} was sent, but the answer could not be written: "
-            f"{error.strerror}. Do not send it again."
-        )
-        raise FailedError(msg) from error
 
 
 def _headers(given: Sequence[str]) -> dict[str, str]:

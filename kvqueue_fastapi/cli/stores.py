@@ -1,8 +1,9 @@
 """How a command opens a store: the one that it was told of, and only if it is there."""
 
 import asyncio
+import signal
 from collections.abc import AsyncGenerator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -85,5 +86,32 @@ def require_store(survey: StoreSurvey, *, create: bool = False) -> None:
 
 
 def completed(work: Coroutine[Any, Any, T]) -> T:
-    """Run what a command does, to its end."""
-    return asyncio.run(work)
+    """Run what a command does, to its end. SIGTERM breaks it off as Ctrl+C does.
+
+    Raises:
+        FailedError: SIGTERM has.
+        KeyboardInterrupt: Ctrl+C has.
+    """
+    return asyncio.run(_ended_by_sigterm(work))
+
+
+async def _ended_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
+    loop, working, terminated = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
+
+    def terminate() -> None:
+        terminated.set()
+        if working is not None:
+            working.cancel()
+
+    with suppress(RuntimeError):  # Windows has no SIGTERM to wait for, nor has another thread
+        loop.add_signal_handler(signal.SIGTERM, terminate)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if terminated.is_set():
+            msg = "SIGTERM has ended it."
+            raise FailedError(msg) from None
+        raise
+    finally:
+        with suppress(RuntimeError):
+            loop.remove_signal_handler(signal.SIGTERM)

@@ -1,6 +1,7 @@
 """The command as a process: its two names, its missing extra, a terminal, Ctrl+C, a broken pipe."""
 
 import json
+import os
 import re
 import shlex
 import signal
@@ -15,6 +16,7 @@ import pytest
 
 import kvqueue_fastapi
 from tests.cli.bench import Bench, Ran
+from tests.cli.meddler import meddling
 from tests.cli.terminal import KVQUEUE, PATIENCE_S, Terminal, piped
 
 Kvqueue = Callable[..., Ran]
@@ -189,6 +191,27 @@ def test_a_file_that_is_broken_off_says_where_to_go_on(
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", ["send n 1", "send n 1 --json", "send --file m"])
+def test_what_was_sent_is_told_also_where_it_is_broken_off_then(
+    bench: Bench, sent: signal.Signals, command: str
+) -> None:
+    Path("m").write_text('{"type": "n"}\n' * 2)
+    deed = f"os.kill(os.getpid(), {sent.value})"
+
+    ran = piped(*KVQUEUE, *command.split(), *meddling(deed))
+
+    ids = [message.id for message in bench.messages()]
+    answers = {
+        "send n 1": f"{ids[0]}\n",
+        "send n 1 --json": f'{{"id":{ids[0]}}}\n',
+        "send --file m": f"2 messages sent, ids {ids[0]} to {ids[-1]}.\n",
+    }
+    assert ran.stdout == answers[command]
+    told = {signal.SIGINT: (130, ""), signal.SIGTERM: (1, "kvqueue: SIGTERM has ended it.\n")}
+    assert (ran.returncode, ran.stderr) == told[sent]
+
+
 def stored(path: str) -> int:
     with closing(sqlite3.connect(path)) as connection:
         (count,) = connection.execute("SELECT count(*) FROM kvqueue_messages").fetchone()
@@ -238,18 +261,44 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(bench: Bench) -> None:
         assert listing.stderr.read() == b""
 
 
-@pytest.mark.parametrize("command", ["send n 1", "send n 1 --json", "ls", "stats --json"])
+ANSWERS = ["send n 1", "send n 1 --json", "send --file m", "send --file m --json"]
+
+
+@pytest.mark.parametrize("command", [*ANSWERS, "ls", "stats --json"])
 def test_a_full_disk_under_the_answer_is_told_in_a_line(bench: Bench, command: str) -> None:
     bench.send(("m", 1))
+    Path("m").write_text('{"type": "n"}\n')
 
     ran = piped("sh", "-c", f"{shlex.join(KVQUEUE)} {command} > /dev/full")
 
     last = bench.messages()[-1]
-    begun = f"Message {last.id} was sent, but the" if "send" in command else "The"
+    sent = f"Message {last.id} was sent, but the"
+    if "--file" in command:
+        sent = f"1 message went out, ids {last.id} to {last.id}, but the"
+    begun = sent if "send" in command else "The"
     said = f"kvqueue: {begun} answer could not be written: No space left on device."
     assert ran.returncode == 1
     assert ran.stderr.startswith(said)
     assert ran.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ANSWERS)
+def test_what_was_sent_is_fine_where_nobody_reads_the_answer(bench: Bench, command: str) -> None:
+    Path("m").write_text('{"type": "n"}\n')
+    ours, theirs = os.pipe()
+    os.close(ours)
+
+    ran = subprocess.run(
+        [*KVQUEUE, *command.split()],
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    os.close(theirs)
+
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert len(bench.messages()) == 1
 
 
 def test_nothing_is_done_where_nobody_hears_the_answer(bench: Bench) -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from kvqueue_fastapi.cli import batches
 from kvqueue_fastapi.cli.texts import counted
 from tests.cli.bench import Bench, Ran
+from tests.cli.meddler import WIDTH, meddling
 from tests.cli.terminal import KVQUEUE, PATIENCE_S
 from tests.engines import ON_BOTH_ENGINES
 
@@ -176,35 +176,6 @@ def test_a_line_that_is_refused_late_is_named_and_where_to_go_on(
     assert "Line 4: Payload does not fit Order" in ended.err
     assert ended.err.endswith("Before it, 3 messages went out. Go on with --from-line 4.\n")
     assert (ran.code, len(bench.messages())) == (0, 5)
-
-
-WIDTH = 20_000
-"""Of a line of a file, more than is read ahead."""
-MEDDLES = """
-import os, signal
-from pathlib import Path
-from kvqueue_fastapi import KvQueueModule, Middleware
-from tests.cli.test_sending import WIDTH
-
-def append(text):
-    with Path("m").open("a") as file:
-        file.write(text)
-
-class Meddler(Middleware):
-    async def send(self, messages, call_next):
-        ids = await call_next(messages)
-        {deed}
-        return ids
-
-app = KvQueueModule("orders.db", middleware=[Meddler()])
-"""
-
-
-def meddling(deed: str) -> list[str]:
-    """What to give to the command, so that this is done after each of its commits."""
-    Path("meddler.py").write_text(MEDDLES.format(deed=deed))
-    sys.modules.pop("meddler", None)
-    return ["--app", "meddler:app"]
 
 
 @pytest.mark.parametrize(
