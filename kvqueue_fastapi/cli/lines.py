@@ -1,8 +1,9 @@
 """A file of messages, one JSON object a line."""
 
 import json
+import shutil
 import tempfile
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any, Final, NamedTuple
 
@@ -64,11 +65,10 @@ def opened(path: str) -> Generator[IO[str]]:
 
     Raises:
         WrongCommandError: it cannot be opened.
+        FailedError: it is a pipe that gives no UTF-8.
     """
     if path == STDIN:
-        with tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES, "w+", encoding="utf-8") as copy:
-            copy_stdin(copy)
-            copy.seek(0)
+        with _kept(copy_stdin) as copy:
             yield copy
         return
     try:
@@ -77,7 +77,27 @@ def opened(path: str) -> Generator[IO[str]]:
         msg = f"{path} cannot be read: {error.strerror}. Name a file of messages, or - for stdin."
         raise WrongCommandError(msg) from error
     with file:
-        yield file
+        if file.seekable():
+            yield file
+            return
+        with _kept(lambda copy: _copy_pipe(file, copy)) as copy:
+            yield copy
+
+
+@contextmanager
+def _kept(copy_to: Callable[[IO[str]], None]) -> Generator[IO[str]]:
+    with tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES, "w+", encoding="utf-8") as copy:
+        copy_to(copy)
+        copy.seek(0)
+        yield copy
+
+
+def _copy_pipe(pipe: IO[str], copy: IO[str]) -> None:
+    try:
+        shutil.copyfileobj(pipe, copy)
+    except UnicodeDecodeError as error:
+        msg = f"The file is no UTF-8: {error}. Nothing was sent."
+        raise FailedError(msg) from error
 
 
 def checked(lines: Iterable[str], settings: KvQueueSettings) -> Last:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from kvqueue_fastapi.cli import batches
 from kvqueue_fastapi.cli.texts import counted
 from tests.cli.bench import Bench, Ran
 from tests.cli.meddler import WIDTH, meddling
-from tests.cli.terminal import KVQUEUE, PATIENCE_S
+from tests.cli.terminal import KVQUEUE, PATIENCE_S, piped
 from tests.engines import ON_BOTH_ENGINES
 
 Kvqueue = Callable[..., Ran]
@@ -238,6 +239,27 @@ def test_a_payload_that_is_no_utf_8_is_told_in_a_line(bench: Bench, command: str
 
     assert (ran.returncode, ran.stdout) == (2, b"")
     assert ran.stderr.startswith(b"kvqueue: stdin is no UTF-8: ")
+    assert ran.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("file", ["/dev/stdin", "<(cat m)", "<(sleep 0.1; cat m; cat m)"])
+def test_a_file_may_be_a_pipe(bench: Bench, file: str) -> None:
+    Path("m").write_bytes(b'\xef\xbb\xbf{"type": "n", "data": "\xc3\xbc"}\n')
+    if "; cat m" in file:
+        Path("m").write_text('{"type": "n", "data": "ü"}\n')
+
+    ran = piped("bash", "-c", f"cat m | {shlex.join(KVQUEUE)} send --file {file}")
+
+    sent = file.count("cat m") or 1
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert [message.data for message in bench.messages()] == ["ü"] * sent
+
+
+def test_a_pipe_that_is_no_utf_8_is_told_in_a_line(bench: Bench) -> None:
+    ran = fed(b"\xff", "send", "--file", "/dev/stdin")
+
+    assert ran.returncode == 1
+    assert ran.stderr.startswith(b"kvqueue: The file is no UTF-8: ")
     assert ran.stderr.count(b"\n") == 1
 
 
