@@ -1,10 +1,11 @@
 """Backups of a store while it is in use, and the way back."""
 
+import asyncio
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from kvqueue_fastapi.endings import in_own_thread
+from kvqueue_fastapi.endings import in_own_thread, to_the_end
 from kvqueue_fastapi.store import back_up, restore
 from kvqueue_fastapi.store.backups import BackupProgress, Progress, StoreBackup
 
@@ -15,7 +16,8 @@ async def backup_store(
     """Copy a SQLite store into a file, as it is at one moment, while it is in use.
 
     Nobody waits for it. What handlers had in hand at that moment waits in the copy, with no
-    attempt spent. The file can be opened as it is; `restore_store` does more.
+    attempt spent. The file can be opened as it is; `restore_store` does more. Cancelled, it ends
+    with the next 2,000 pages, and leaves no file.
 
     Args:
         source: the URL of the store, a path or `sqlite:///…`.
@@ -67,7 +69,6 @@ async def _in_thread(
         if progress is not None:
             progress(so_far)
 
-    try:
-        return await in_own_thread(lambda: work(told))
-    finally:
-        cancelled.set()
+    # To its end, because what is unfinished is to be gone when a cancelled caller goes on.
+    working = asyncio.create_task(in_own_thread(lambda: work(told)))
+    return await to_the_end(working, hasten=cancelled.set)

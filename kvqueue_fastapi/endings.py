@@ -11,15 +11,21 @@ from anyio import CancelScope
 T = TypeVar("T")
 
 
-async def to_the_end(task: asyncio.Task[T]) -> T:
+async def to_the_end(task: asyncio.Task[T], *, hasten: Callable[[], None] | None = None) -> T:
     """Await all of it, also where whoever waits is cancelled; then he is cancelled.
 
     What is left half done, such as a store that is half open, would keep the process from
     exiting, or leave its caller in doubt.
+
+    Args:
+        task: what is awaited.
+        hasten: is called when whoever waits is cancelled, to bring the end near.
     """
     try:
         await asyncio.wait([task])
     except asyncio.CancelledError as error:
+        if hasten is not None:
+            hasten()
         cancelled = await _shielded(task) or error
         raise cancelled from task.exception()
     return task.result()

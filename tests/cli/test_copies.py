@@ -1,6 +1,8 @@
 """`kvqueue copy`, `backup` and `restore`."""
 
+import signal
 import sqlite3
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.bench import Bench, Ran
+from tests.cli.terminal import piped
 from tests.copying.pairs import EndedError, ending_at
 from tests.engines import ON_BOTH_ENGINES
 
@@ -101,6 +104,38 @@ def test_what_was_backed_up_can_be_restored(bench: Bench, kvqueue: Kvqueue) -> N
     assert (restored.record["messages"], restored.record["dead_letters"]) == (1, 1)
     assert restored.record["path"].endswith("restored.db")
     assert [one["data"] for one in kvqueue("ls", "--json", "--url", "restored.db").records] == [2]
+
+
+ENDS_ITSELF = """
+import os, sys, threading, time
+from pathlib import Path
+from kvqueue_fastapi.cli import main
+from kvqueue_fastapi.store.sqlite import backups
+
+def end():
+    while not Path("b.db.unfinished").exists():
+        time.sleep(0.001)
+    os.kill(os.getpid(), int(sys.argv[1]))
+
+backups.STEP_PAGES = 1
+threading.Thread(target=end, daemon=True).start()
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 1)])
+@pytest.mark.parametrize("command", ["backup b.db", "restore whole.db b.db"])
+def test_what_is_broken_off_leaves_nothing_and_can_be_run_again(
+    bench: Bench, kvqueue: Kvqueue, command: str, sent: signal.Signals, code: int
+) -> None:
+    bench.send(*(("n", "x" * 60_000) for _ in range(200)))
+    kvqueue("backup", "whole.db")
+
+    ran = piped(sys.executable, "-c", ENDS_ITSELF, str(sent.value), *command.split())
+
+    assert (ran.returncode, list(Path().glob("b.db*"))) == (code, [])
+    assert ran.stderr == ("kvqueue: SIGTERM has ended it.\n" if code == 1 else "")
+    assert kvqueue(*command.split()).code == 0
 
 
 def test_what_is_there_is_never_replaced(bench: Bench, kvqueue: Kvqueue) -> None:

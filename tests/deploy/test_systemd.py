@@ -84,6 +84,18 @@ def test_the_backup_is_of_the_store_and_lands_where_it_may() -> None:
     assert TIMER["Timer"]["OnCalendar"] == ["hourly"]
 
 
+def test_backups_that_were_broken_off_are_removed_and_no_others(tmp_path: Path) -> None:
+    (command,) = BACKUP["Service"]["ExecStartPre"]
+    for name in ("queue-1.db", "queue-2.db.unfinished", "queue-2.db.unfinished-journal"):
+        (tmp_path / name).touch()
+
+    program, folder, *rest = command.split()
+    subprocess.run([program, tmp_path, *rest], check=True)
+
+    assert folder == "/var/lib/shop-backups"
+    assert [path.name for path in tmp_path.iterdir()] == ["queue-1.db"]
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
     for path in FOLDER.iterdir():
