@@ -129,7 +129,7 @@ class Batch:
     def _tell(self, output: Output) -> None:
         _, sent, first, last = self._sent
         ids = f", ids {first} to {last}" if sent else ""
-        with told(f"{counted(sent, 'message')} went out{ids}"):
+        with told(f"{counted(sent, 'message')} went out{ids}", "Do not send the file again."):
             if output.as_json:
                 output.record({"sent": sent, "first_id": first, "last_id": last})
             else:

@@ -1,15 +1,19 @@
 """One verb for many dead letters: those with these ids, those of a type, or all."""
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from kvqueue_fastapi.admin import KvQueueAdmin
 from kvqueue_fastapi.cli.exits import FAILED, FINE, WrongCommandError
-from kvqueue_fastapi.cli.output import Output
+from kvqueue_fastapi.cli.output import Output, told
 from kvqueue_fastapi.cli.progress import Advance, bar
 from kvqueue_fastapi.cli.questions import require_yes
 from kvqueue_fastapi.cli.stores import Place
 from kvqueue_fastapi.cli.texts import counted
+from kvqueue_fastapi.endings import to_the_end
+from kvqueue_fastapi.errors import KvQueueError
 from kvqueue_fastapi.keeper import State
 
 SLICE: Final = 500
@@ -111,17 +115,25 @@ async def _do_ids(
     ids = list(dict.fromkeys(ids))
     if verb.asks_of_ids:
         require_yes(f"{verb.name} {counted(len(ids), 'dead letter')}?", yes=yes)
-    done: dict[int, int | None] = {}
-    with bar(verb.name, len(ids)) as advance:
+    done: set[int] = set()
+    with _telling_of_the_end(verb, lambda: len(done), output), bar(verb.name, len(ids)) as advance:
         for first in range(0, len(ids), SLICE):
-            done |= await verb.some(admin, ids[first : first + SLICE])
+            doing = asyncio.create_task(_do_some(verb, admin, ids[first : first + SLICE]))
+            try:
+                # To its end, and told at once, because else nobody knew what became of them.
+                await to_the_end(doing)
+            finally:
+                done |= doing.result().keys()
+                tell(verb, doing.result(), output)
             advance(len(done))
-    for old, new in done.items():
-        tell(verb, old, new, output)
     left = [old for old in ids if old not in done]
     for old in left:
         output.note(f"Message {old} is no dead letter, or no longer.")
     return FAILED if left else FINE
+
+
+async def _do_some(verb: Verb, admin: KvQueueAdmin, ids: Sequence[int]) -> dict[int, int | None]:
+    return await verb.some(admin, ids)
 
 
 async def _do_types(
@@ -134,10 +146,11 @@ async def _do_types(
     of_what = "" if chosen.type is None else f" of type {chosen.type}"
     if total:
         require_yes(f"{verb.name} {counted(total, 'dead letter')}{of_what}?", yes=yes)
-    done: dict[str, int] = {}
-    for kind, count in counts.items():
-        with bar(f"{verb.name} {kind}", count) as advance:
-            done[kind] = await verb.all_of(admin, kind, died_by_ms, advance)
+    done = dict.fromkeys(counts, 0)
+    with _telling_of_the_end(verb, lambda: sum(done.values()), output):
+        for kind, count in counts.items():
+            with bar(f"{verb.name} {kind}", count) as advance:
+                await _do_type(verb, admin, kind, died_by_ms, done, advance)
     if output.as_json:
         output.records({"type": kind, verb.done: count} for kind, count in done.items())
     else:
@@ -145,8 +158,48 @@ async def _do_types(
     return FINE
 
 
-def tell(verb: Verb, old: int, new: int | None, output: Output) -> None:
-    """Say what became of one of them."""
+async def _do_type(
+    verb: Verb,
+    admin: KvQueueAdmin,
+    kind: str,
+    died_by_ms: int,
+    done: dict[str, int],
+    advance: Advance,
+) -> None:
+    broken_off = asyncio.Event()
+
+    def told(so_far: int) -> None:
+        done[kind] = so_far
+        advance(so_far)
+        if broken_off.is_set():
+            raise InterruptedError
+
+    async def all_of() -> int:
+        return await verb.all_of(admin, kind, died_by_ms, told)
+
+    # To the end of a slice, because else nobody knew whether that was done.
+    await to_the_end(asyncio.create_task(all_of()), hasten=broken_off.set)
+
+
+@contextmanager
+def _telling_of_the_end(verb: Verb, done: Callable[[], int], output: Output) -> Generator[None]:
+    try:
+        yield
+    except (asyncio.CancelledError, KvQueueError):
+        if done():
+            many = counted(done(), "dead letter")
+            output.note(f"It was broken off. Before it, {verb.done}: {many}.")
+        raise
+
+
+def tell(verb: Verb, done: Mapping[int, int | None], output: Output) -> None:
+    """Say what became of some of them."""
+    with told(f"{counted(len(done), 'dead letter')} {verb.done}"):
+        for old, new in done.items():
+            _tell_one(verb, old, new, output)
+
+
+def _tell_one(verb: Verb, old: int, new: int | None, output: Output) -> None:
     if output.as_json:
         output.record({"id": old, verb.done: True, **({} if new is None else {"new_id": new})})
     else:

@@ -1,5 +1,6 @@
 """`kvqueue dead`: dead letters listed, read, mended, sent again, thrown away."""
 
+import asyncio
 from typing import Annotated, Any, Final, TypeAlias
 
 import typer
@@ -12,6 +13,7 @@ from kvqueue_fastapi.cli.options import App, Cursor, Json, Limit, Newest, Search
 from kvqueue_fastapi.cli.output import Output
 from kvqueue_fastapi.cli.payloads import payload_of
 from kvqueue_fastapi.cli.stores import Place, completed
+from kvqueue_fastapi.endings import to_the_end
 from kvqueue_fastapi.search import parse_search
 
 _NONE: Final = "There is no such dead letter."
@@ -119,6 +121,9 @@ def _discard(
 
 async def _requeue_as(place: Place, message_id: int, payload: Any, output: Output) -> int:
     async with place.opened() as runtime:
-        new = await runtime.admin.requeue_as(message_id, payload)
-    tell(REQUEUE, message_id, new, output)
+        doing = asyncio.create_task(runtime.admin.requeue_as(message_id, payload))
+        try:
+            await to_the_end(doing)
+        finally:
+            tell(REQUEUE, {message_id: doing.result()}, output)
     return FINE

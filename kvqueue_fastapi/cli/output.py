@@ -79,8 +79,8 @@ class Output:
 
 
 @contextmanager
-def told(done: str) -> Generator[None]:
-    """Around the answer to what must not be sent twice, such as "Message 7 was sent".
+def told(done: str, then: str = "") -> Generator[None]:
+    """Around the answer to what is done, such as "Message 7 was sent", and what to do then.
 
     Where nobody reads the answer, it is not wanted; what was asked for is done all the same.
 
@@ -93,8 +93,7 @@ def told(done: str) -> Generator[None]:
     except BrokenPipeError:
         silence()
     except OSError as error:
-        why = f"the answer could not be written: {error.strerror}"
-        msg = f"{done}, but {why}. Do not send it again."
+        msg = f"{done}, but the answer could not be written: {error.strerror}. {then}".rstrip()
         raise FailedError(msg) from error
 
 

@@ -1,5 +1,6 @@
 """A bar that shows how far a long command is, on stderr, where that is a terminal."""
 
+import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TypeAlias
@@ -32,6 +33,8 @@ def bars() -> Generator[Progress]:
         TimeElapsedColumn(),
         console=console,
         disable=not console.is_terminal,
+        # Answers that are told meanwhile stay above the bars, unless they go elsewhere.
+        redirect_stdout=sys.stdout.isatty(),
     ) as progress:
         yield progress
 

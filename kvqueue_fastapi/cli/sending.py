@@ -109,7 +109,7 @@ async def _send_one(
 
 
 def _tell(message_id: int, output: Output) -> None:
-    with told(f"Message {message_id} was sent"):
+    with told(f"Message {message_id} was sent", "Do not send it again."):
         if output.as_json:
             output.record({"id": message_id})
         else:

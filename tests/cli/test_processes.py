@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import kvqueue_fastapi
+from kvqueue_fastapi.cli.texts import counted
 from tests.cli.bench import Bench, Ran
 from tests.cli.meddler import meddling
 from tests.cli.terminal import KVQUEUE, PATIENCE_S, Terminal, piped
@@ -210,6 +211,46 @@ def test_what_was_sent_is_told_also_where_it_is_broken_off_then(
     assert ran.stdout == answers[command]
     told = {signal.SIGINT: (130, ""), signal.SIGTERM: (1, "kvqueue: SIGTERM has ended it.\n")}
     assert (ran.returncode, ran.stderr) == told[sent]
+
+
+ENDS_ITSELF = """
+import os, sys
+from contextlib import contextmanager
+from kvqueue_fastapi import admin
+from kvqueue_fastapi.cli import bulk, main
+
+@contextmanager
+def bar(*_):
+    yield lambda _done: os.kill(os.getpid(), int(sys.argv[1]))
+
+bulk.bar, bulk.SLICE, admin.SLICE = bar, 1, 1
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 1)])
+@pytest.mark.parametrize("verb", ["requeue", "discard"])
+@pytest.mark.parametrize("which", ["--all", "--type n", "ids"])
+def test_what_is_done_to_dead_letters_is_told_where_it_is_broken_off(
+    bench: Bench, verb: str, which: str, sent: signal.Signals, code: int
+) -> None:
+    ids = [str(one) for one in bench.die("n", *range(9))]
+    chosen = ids if which == "ids" else which.split()
+
+    ran = piped(
+        *[sys.executable, "-c", ENDS_ITSELF, str(sent.value)],
+        *["dead", verb, "--yes", "--json", *chosen],
+    )
+
+    left = [str(one.id) for one in bench.dead_letters()]
+    done = 9 - len(left)
+    assert (ran.returncode, 0 < done < 9) == (code, True)
+    what = f"{verb.rstrip('e')}ed: {counted(done, 'dead letter')}"
+    assert f"It was broken off. Before it, {what}." in ran.stderr
+    told = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert [str(one["id"]) for one in told] == (ids[:done] if which == "ids" else [])
+    if verb == "requeue" and told:
+        assert [one["new_id"] for one in told] == [one.id for one in bench.messages()]
 
 
 def stored(path: str) -> int:
