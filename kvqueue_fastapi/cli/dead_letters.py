@@ -14,6 +14,7 @@ from kvqueue_fastapi.cli.output import Output
 from kvqueue_fastapi.cli.payloads import payload_of
 from kvqueue_fastapi.cli.stores import Place, completed
 from kvqueue_fastapi.endings import to_the_end
+from kvqueue_fastapi.keeper import State
 from kvqueue_fastapi.search import parse_search
 
 _NONE: Final = "There is no such dead letter."
@@ -47,7 +48,11 @@ def _list(
 ) -> None:
     """List dead letters, the oldest first, with their last errors."""
     output = Output(as_json=as_json)
-    given = parse_search(" ".join(search or ())).arguments(with_state=False)
+    chosen = parse_search(" ".join(search or ()))
+    if chosen.state not in {None, State.DEAD}:
+        msg = f"Dead letters are dead. Leave state:{chosen.state} out, or use kvqueue ls."
+        raise WrongCommandError(msg)
+    given = chosen.arguments(with_state=False)
 
     async def work() -> None:
         async with Place(url, app).opened() as runtime:

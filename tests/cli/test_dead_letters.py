@@ -25,6 +25,17 @@ def test_dead_letters_are_listed_with_their_last_errors(bench: Bench, kvqueue: K
     ]
 
 
+def test_a_state_other_than_dead_is_refused(bench: Bench, kvqueue: Kvqueue) -> None:
+    bench.die("n", 1)
+
+    refused = kvqueue("dead", "ls", "state:ready")
+    listed = kvqueue("dead", "ls", "state:dead")
+
+    assert (refused.code, refused.out) == (2, "")
+    assert "Leave state:ready out, or use kvqueue ls." in refused.err
+    assert (listed.code, len(listed.rows)) == (0, 1)
+
+
 def test_one_that_is_named_is_requeued_without_a_question(bench: Bench, kvqueue: Kvqueue) -> None:
     first, second = bench.die("n", 1, 2)
 
