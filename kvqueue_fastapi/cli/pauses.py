@@ -4,10 +4,13 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from kvqueue_fastapi.admin import KvQueueAdmin
 from kvqueue_fastapi.cli.commands import add
+from kvqueue_fastapi.cli.exits import FailedError
 from kvqueue_fastapi.cli.options import Json, Url
 from kvqueue_fastapi.cli.output import Output
 from kvqueue_fastapi.cli.stores import Place, completed
+from kvqueue_fastapi.model import type_problem
 
 Type: TypeAlias = Annotated[str, typer.Argument(metavar="TYPE")]
 
@@ -28,8 +31,21 @@ def _resume(message_type: Type, *, url: Url = None, as_json: Json = False) -> No
     completed(_set(Place(url), message_type, Output(as_json=as_json), paused=False))
 
 
+async def _require_known(admin: KvQueueAdmin, message_type: str) -> None:
+    is_known = any(one.type == message_type for one in await admin.counts()) or any(
+        message_type in one.types for one in await admin.listeners()
+    )
+    if not is_known:
+        msg = (
+            f"There is no message type {message_type}, so nothing was paused. Types: kvqueue stats."
+        )
+        raise FailedError(msg)
+
+
 async def _set(place: Place, message_type: str, output: Output, *, paused: bool) -> None:
     async with place.opened() as runtime:
+        if paused and type_problem(message_type) is None:
+            await _require_known(runtime.admin, message_type)
         change = runtime.admin.pause if paused else runtime.admin.resume
         await change(message_type)
     if output.as_json:

@@ -232,8 +232,18 @@ def test_paused_type_is_not_handled_until_it_is_resumed(bench: Bench, kvqueue: K
 
 
 def test_pause_answers_as_json(bench: Bench, kvqueue: Kvqueue) -> None:
+    bench.send(("n", 1))
+
     assert kvqueue("pause", "n", "--json").record == {"type": "n", "paused": True}
     assert kvqueue("resume", "n", "--json").record == {"type": "n", "paused": False}
+
+
+def test_a_type_that_nobody_knows_is_not_paused(bench: Bench, kvqueue: Kvqueue) -> None:
+    ran = kvqueue("pause", "nope")
+
+    assert (ran.code, ran.out) == (1, "")
+    assert "There is no message type nope, so nothing was paused." in ran.err
+    assert bench.ask(lambda admin: admin.counts()) == []
 
 
 def test_what_can_be_no_type_cannot_be_paused(bench: Bench, kvqueue: Kvqueue) -> None:
