@@ -1,5 +1,6 @@
 """`kvqueue copy`: a whole store into another one."""
 
+import asyncio
 from dataclasses import asdict
 from typing import Annotated, Final
 
@@ -57,7 +58,7 @@ def _copy(
     run again; until it is whole and checked, nothing else can open the target.
     """
     output = Output(as_json=as_json)
-    copied = completed(_with_bars(source, target))
+    copied = completed(_with_bars(source, target, output))
     if output.as_json:
         output.record({"target": shown_url(target), **asdict(copied)})
         return
@@ -66,12 +67,16 @@ def _copy(
     output.say(f"Checked, row by row: {shown_url(target)} has all of it. SHA-256 {copied.digest}")
 
 
-async def _with_bars(source: str, target: str) -> StoreCopy:
+async def _with_bars(source: str, target: str, output: Output) -> StoreCopy:
     # A server that is away is told before the patience of a copy ends.
     for url in (source, target):
         await survey_store(url, KvQueueSettings())
-    with bars() as progress:
-        return await copy_store(source, target, progress=Bars(progress).advance)
+    try:
+        with bars() as progress:
+            return await copy_store(source, target, progress=Bars(progress).advance)
+    except asyncio.CancelledError:
+        output.note("It was broken off. The same command goes on where it ended.")
+        raise
 
 
 def _counts(copied: StoreCopy) -> dict[str, int]:

@@ -223,8 +223,9 @@ def unfinished(url: str, mark: str, emptying: str) -> StoreError:
     """What opening a store raises that was copied in part."""
     source = Mark.from_text(mark).source
     return StoreError(
-        f"{url} holds an unfinished copy of {source}, which nothing may use. Run copy_store with "
-        f"the same source and target again, which goes on where it ended; or empty it: {emptying}."
+        f"{url} holds an unfinished copy of {source}, which nothing may use. Run copy_store, "
+        "or `kvqueue copy SOURCE TARGET`, with the same source and target again, which goes on "
+        f"where it ended; or empty it: {emptying}."
     )
 
 

@@ -62,7 +62,36 @@ def test_a_copy_that_was_broken_off_goes_on_when_it_is_run_again(
 
     assert unfinished.code == 1
     assert "unfinished copy" in unfinished.err
+    assert "Run copy_store, or `kvqueue copy SOURCE TARGET`, with the same" in unfinished.err
     assert (ran.code, kvqueue("stats", "--json", "--url", "copy.db").record["ready"]) == (0, 10)
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 1)])
+def test_a_copy_that_is_broken_off_says_that_it_can_go_on(
+    bench: Bench, kvqueue: Kvqueue, sent: signal.Signals, code: int
+) -> None:
+    bench.send(*(("n", number) for number in range(10)))
+
+    ran = piped(sys.executable, "-c", COPY_ENDS, str(sent.value), "copy", bench.url, "copy.db")
+    again = kvqueue("copy", bench.url, "copy.db")
+
+    assert (ran.returncode, ran.stdout) == (code, "")
+    assert "It was broken off. The same command goes on where it ended." in ran.stderr
+    assert again.code == 0
+
+
+COPY_ENDS = """
+import os, sys
+from kvqueue_fastapi import copying
+from kvqueue_fastapi.cli import copies, main
+
+class Bars:
+    def __init__(self, progress): ...
+    def advance(self, told): os.kill(os.getpid(), int(sys.argv[1]))
+
+copying.SLICE_ROWS, copies.Bars = 1, Bars
+sys.exit(main(sys.argv[2:]))
+"""
 
 
 class _Ending:
