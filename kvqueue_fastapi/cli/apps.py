@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from fastapi import FastAPI
 
-from kvqueue_fastapi.cli.exits import FAILED, WrongCommandError
+from kvqueue_fastapi.cli.exits import FAILED, FailedError, WrongCommandError
 from kvqueue_fastapi.errors import KvQueueError
 from kvqueue_fastapi.module import KvQueueModule
 
@@ -28,6 +28,7 @@ def app_of(target: str, directory: Path, *, is_factory: bool = False) -> FastAPI
 
     Raises:
         WrongCommandError: it is not there, or neither an app nor a module.
+        FailedError: its code ends the process.
         Exception: the module's own code failed.
     """
     name, _, path = target.partition(":")
@@ -37,7 +38,7 @@ def app_of(target: str, directory: Path, *, is_factory: bool = False) -> FastAPI
     if not name or not path or name.startswith("."):
         msg = f"{target!r} is no module:app. Name a module and the app in it, such as shop:app."
         raise WrongCommandError(msg)
-    with traced(target):
+    with traced(target), _not_ending(target):
         module = _imported(name, directory)
         found = _attribute(module, path)
         if is_factory:
@@ -45,6 +46,18 @@ def app_of(target: str, directory: Path, *, is_factory: bool = False) -> FastAPI
     if not isinstance(found, FastAPI | KvQueueModule):
         raise _no_app(found, target, is_factory=is_factory)
     return found
+
+
+@contextmanager
+def _not_ending(target: str) -> Generator[None]:
+    try:
+        yield
+    except SystemExit as error:
+        msg = (
+            f"{target} has called sys.exit({error.code!r}) while it was imported or made. Put what "
+            'belongs to a script below `if __name__ == "__main__":`.'
+        )
+        raise FailedError(msg) from error
 
 
 @contextmanager

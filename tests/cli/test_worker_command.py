@@ -167,6 +167,15 @@ def test_error_in_the_apps_own_code_is_told_with_its_traceback(
     assert ended.stderr.endswith(f"{error}\n")
 
 
+@pytest.mark.parametrize("code", ["0", "3", "'no'"])
+def test_an_app_that_ends_the_process_is_told_in_a_line(directory: Path, code: str) -> None:
+    ended = run(directory, f"import sys\nsys.exit({code})\n")
+
+    assert ended.returncode == 1
+    assert f"kvqueue: cli_starts:app has called sys.exit({code}) while it was" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_wrong_wiring_is_told_in_a_line(directory: Path) -> None:
     text = STARTS.format(startup="pass").replace("[pack, mail]", "[pack, pack, mail, int]")
 
