@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import IO, Final
 
+from kvqueue_fastapi.cli.exits import complain
+
 _EXTRA: Final = ("typer", "rich")
 _WRONG: Final = 2
 _INTERRUPTED: Final = 130
@@ -26,7 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     out: IO[str] | None = sys.stdout
     if out is None:
-        _say("kvqueue: stdout is closed. Nothing was done; send the answer to /dev/null instead.")
+        complain(
+            "kvqueue: stdout is closed. Nothing was done; send the answer to /dev/null instead."
+        )
         return _WRONG
     for stream in (sys.stdout, sys.stderr):
         # What is stored must not end the command where the locale cannot write it.
@@ -42,14 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         missing = (error.name or "").partition(".")[0]
         if missing not in _EXTRA:
             raise
-        sys.stderr.write(
+        complain(
             f"kvqueue needs {missing}, which is not installed. Run "
-            "pip install 'kvqueue_fastapi[cli]'.\n"
+            "pip install 'kvqueue_fastapi[cli]'."
         )
         return _WRONG
-
-
-def _say(text: str) -> None:
-    err: IO[str] | None = sys.stderr
-    if err is not None:
-        err.write(f"{text}\n")

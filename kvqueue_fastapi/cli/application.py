@@ -3,6 +3,7 @@
 import errno
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import typer
@@ -23,8 +24,16 @@ from kvqueue_fastapi.cli import (
     stats,
     worker,
 )
-from kvqueue_fastapi.cli.exits import EXITS, FAILED, FINE, WRONG, FailedError, WrongCommandError
-from kvqueue_fastapi.cli.output import silence
+from kvqueue_fastapi.cli.exits import (
+    EXITS,
+    FAILED,
+    FINE,
+    WRONG,
+    FailedError,
+    WrongCommandError,
+    complain,
+    silence,
+)
 from kvqueue_fastapi.cli.texts import visible
 from kvqueue_fastapi.errors import InvalidOptionError, KvQueueError
 
@@ -73,22 +82,36 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read it has seen enough. Nothing more may be written at the exit, either.
-        silence()
+        silence(sys.stdout)
         return FAILED
     except OSError as error:
-        # Not by another write, because an unbuffered stream has nothing left to fail with.
-        if error.errno not in _UNWRITABLE or error.filename is not None:
-            raise
-        silence()
-        sys.stderr.write(f"{NAME}: The answer could not be written: {error.strerror}.\n")
-        return FAILED
+        return _system_failed(error)
     except (*_WRONG, *_FAILED) as error:
         if not _can_answer():
-            silence()
+            silence(sys.stdout)
         if problem := _problem(error):
-            sys.stderr.write(f"{NAME}: {visible(problem)}\n")
+            complain(f"{NAME}: {visible(problem)}")
         return WRONG if isinstance(error, _WRONG) else FAILED
     return ended if isinstance(ended, int) else FINE
+
+
+def _system_failed(error: OSError) -> int:
+    if error.filename is None and error.errno == errno.ENOENT and not _is_somewhere():
+        complain(f"{NAME}: The working directory is gone. Change to one that is there.")
+        return WRONG
+    # Not by another write, because an unbuffered stream has nothing left to fail with.
+    if error.errno not in _UNWRITABLE or error.filename is not None:
+        raise error
+    silence(sys.stdout)
+    complain(f"{NAME}: The answer could not be written: {error.strerror}.")
+    return FAILED
+
+
+def _is_somewhere() -> bool:
+    try:
+        return bool(Path.cwd())
+    except FileNotFoundError:
+        return False
 
 
 def _can_answer() -> bool:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import re
 import sys
 from collections.abc import Generator, Iterable, Sequence
@@ -13,7 +12,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.text import Text
 
-from kvqueue_fastapi.cli.exits import FailedError
+from kvqueue_fastapi.cli.exits import FailedError, silence
 from kvqueue_fastapi.cli.tables import Cell, Column, plain, table_of
 from kvqueue_fastapi.cli.texts import visible
 
@@ -59,7 +58,10 @@ class Output:
 
     def note(self, text: str) -> None:
         """Say something beside the answer, on stderr."""
-        self.errors.print(Text(visible(text), style="dim"), soft_wrap=True)
+        try:
+            self.errors.print(Text(visible(text), style="dim"), soft_wrap=True)
+        except OSError:
+            silence(sys.stderr)
 
     def table(self, columns: Sequence[Column], rows: Sequence[Sequence[Cell]], empty: str) -> None:
         """Write a table.
@@ -91,15 +93,10 @@ def told(done: str, then: str = "") -> Generator[None]:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        silence()
+        silence(sys.stdout)
     except OSError as error:
         msg = f"{done}, but the answer could not be written: {error.strerror}. {then}".rstrip()
         raise FailedError(msg) from error
-
-
-def silence() -> None:
-    """Have nothing more reach stdout, not even at the exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def error_console() -> Console:

@@ -167,6 +167,29 @@ def test_ctrl_c_and_ctrl_d_end_a_question_at_once(
     assert "Traceback" not in terminal.text
 
 
+@pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full"])
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [("ls --limit x", 2), ("pause ''", 2), ("ls --url none.db", 1), ("ls --limit 1", 0)],
+)
+def test_the_exit_code_tells_also_where_nobody_hears_why(
+    bench: Bench, command: str, code: int, stderr: str
+) -> None:
+    bench.send(("n", 1), ("n", 2))
+
+    ran = piped("sh", "-c", f"{shlex.join(KVQUEUE)} {command} {stderr}")
+
+    assert (ran.returncode, ran.stderr) == (code, "")
+    assert len(ran.stdout.splitlines()) == (2 if code == 0 else 0)
+
+
+def test_a_working_directory_that_is_gone_is_told_in_a_line(directory: Path) -> None:
+    ran = piped("sh", "-c", f"mkdir gone; cd gone; rmdir ../gone; {SCRIPT} ls")
+
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr == "kvqueue: The working directory is gone. Change to one that is there.\n"
+
+
 # --- broken off ---
 
 
