@@ -1,6 +1,7 @@
 """The command line as a whole: its commands, and what becomes of their errors."""
 
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,6 +76,10 @@ def application() -> typer.Typer:
 
 def run(arguments: Sequence[str]) -> int:
     """Carry out a command line; see `kvqueue_fastapi.cli.main`."""
+    for name in ("COLUMNS", "LINES"):
+        # Nothing fits into 0 of them: some shells say so where there is no terminal.
+        if not os.environ.get(name, "").strip("0"):
+            os.environ.pop(name, None)
     # Not by calling the app, because that changes how this process shows any traceback.
     command = get_command(application())
     try:

@@ -18,10 +18,10 @@ COLUMNS: Final = (
     Column("TYPE", style="cyan", is_elastic=True),
     Column("STATE"),
     Column("ATTEMPT", is_number=True, is_optional=True),
-    Column("SENT"),
+    Column("SENT", is_spare=True),
     Column("KEY", is_elastic=True, is_optional=True),
-    Column("PAYLOAD", is_elastic=True),
-    Column("LAST ERROR", style="red", is_elastic=True),
+    Column("PAYLOAD", is_elastic=True, is_spare=True),
+    Column("LAST ERROR", style="red", is_elastic=True, is_spare=True),
 )
 _STYLES: Final = {State.DEAD: "red", State.RUNNING: "green", State.READY: "", State.DELAYED: "blue"}
 _NAME_WIDTH: Final = 16

@@ -27,6 +27,7 @@ class Column(NamedTuple):
         is_elastic: whether it is cut where the terminal is narrow.
         is_optional: whether it is left out where the terminal is narrower still; those with
             nothing in them go first.
+        is_spare: likewise, after all that are optional.
     """
 
     title: str
@@ -34,6 +35,7 @@ class Column(NamedTuple):
     style: str = ""
     is_elastic: bool = False
     is_optional: bool = False
+    is_spare: bool = False
 
 
 def table_of(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: int) -> Table:
@@ -94,9 +96,10 @@ def _fitting(
     width: int,
 ) -> list[int]:
     places = list(wanted)
-    optional = [place for place in reversed(places) if columns[place].is_optional]
-    blank = [place for place in optional if all(plain(row[place]) in _BLANK for row in rows)]
-    for place in [*blank, *(one for one in optional if one not in blank)]:
+    blank = {place for place in places if all(plain(row[place]) in _BLANK for row in rows)}
+    leaving = [one for one in places if columns[one].is_optional or columns[one].is_spare]
+    leaving.sort(key=lambda one: (columns[one].is_spare, one not in blank, -one))
+    for place in leaving:
         if _needed(_least(columns[one], wanted[one]) for one in places) <= width:
             break
         places.remove(place)

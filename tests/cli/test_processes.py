@@ -108,6 +108,16 @@ def test_on_a_terminal_it_is_a_table_and_in_a_pipe_it_is_plain(bench: Bench) -> 
     assert not {"─", "\x1b"} & set(plain.stdout)
 
 
+@pytest.mark.parametrize("columns", ["0", ""])
+def test_a_width_of_nothing_counts_as_none(bench: Bench, columns: str) -> None:
+    (sent,) = bench.send(("n", "text"))
+
+    ran = piped(*KVQUEUE, "show", str(sent), COLUMNS=columns, LINES="0")
+
+    assert ran.returncode == 0
+    assert '"text"' in ran.stdout
+
+
 def test_an_empty_list_says_what_to_do(bench: Bench) -> None:
     with Terminal("listeners") as terminal:
         assert terminal.ended() == 0

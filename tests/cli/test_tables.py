@@ -5,6 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
+from kvqueue_fastapi.cli import records
 from kvqueue_fastapi.cli.stats import COLUMNS, Watching
 from kvqueue_fastapi.cli.tables import LEAST_ELASTIC, Column, table_of
 from kvqueue_fastapi.cli.texts import duration, one_line, stamp, visible
@@ -45,6 +46,28 @@ def test_where_it_is_narrow_what_is_blank_goes_first() -> None:
         ["ID", "TYPE", "KEY", "PAYLOAD"],
     ]
     assert lines(35)[0].split() == ["ID", "TYPE", "PAYLOAD"]
+
+
+@pytest.mark.parametrize(
+    ("width", "error", "head"),
+    [
+        (40, "", "ID TYPE STATE SENT"),
+        (40, "ValueError", "ID TYPE STATE SENT"),
+        (30, "", "ID TYPE STATE"),
+        (56, "", "ID TYPE STATE SENT PAYLOAD"),
+        (66, "ValueError", "ID TYPE STATE SENT PAYLOAD LAST ERROR"),
+        (80, "ValueError", "ID TYPE STATE ATTEMPT SENT KEY PAYLOAD LAST ERROR"),
+    ],
+)
+def test_a_type_has_its_room_before_what_can_be_left_out(width: int, error: str, head: str) -> None:
+    row = ["7", "order.created", "ready", "0", "10 min ago", "", "x" * 300, error]
+    console = Console(file=io.StringIO(), width=width)
+    console.print(table_of(records.COLUMNS, [row], width))
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue().splitlines()
+
+    assert " ".join(shown[0].split()) == head
+    assert "7  order.creat" in shown[2]
 
 
 def test_what_is_short_is_not_cut_for_what_is_long() -> None:
