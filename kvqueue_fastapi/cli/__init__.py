@@ -5,11 +5,9 @@ import sys
 from collections.abc import Sequence
 from typing import IO, Final
 
-from kvqueue_fastapi.cli.exits import complain
+from kvqueue_fastapi.cli.exits import INTERRUPTED, WRONG, complain
 
 _EXTRA: Final = ("typer", "rich")
-_WRONG: Final = 2
-_INTERRUPTED: Final = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain(
             "kvqueue: stdout is closed. Nothing was done; send the answer to /dev/null instead."
         )
-        return _WRONG
+        return WRONG
     for stream in (sys.stdout, sys.stderr):
         # What is stored must not end the command where the locale cannot write it.
         if isinstance(stream, io.TextIOWrapper):
@@ -41,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:  # before a command begins, or when it has ended
-        return _INTERRUPTED
+        return INTERRUPTED
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in _EXTRA:
@@ -50,4 +48,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"kvqueue needs {missing}, which is not installed. Run "
             "pip install 'kvqueue_fastapi[cli]'."
         )
-        return _WRONG
+        return WRONG

@@ -32,8 +32,9 @@ def require_yes(question: str, *, yes: bool) -> None:
 
 def _is_yes(question: str) -> bool:
     console = error_console()
-    # Those of asyncio only cancel the command, which does not see it while it waits here.
-    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Those of asyncio only cancel the command, which does not see it while it waits here; and
+    # one in Python is not called where its signal comes just before the terminal is read.
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)
     terminate = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         return Confirm.ask(Text(visible(question)), console=console, default=False)

@@ -157,7 +157,7 @@ def test_those_that_die_while_it_asks_are_left(bench: Bench, verb: str, which: s
 
 
 @pytest.mark.parametrize(
-    ("key", "code", "says"), [("\x03", 130, ""), ("\x04", 1, "Nothing was changed.")]
+    ("key", "code", "says"), [("\x03", -signal.SIGINT, ""), ("\x04", 1, "Nothing was changed.")]
 )
 def test_ctrl_c_and_ctrl_d_end_a_question_at_once(
     bench: Bench, key: str, code: int, says: str
