@@ -181,6 +181,12 @@ async def test_backup_that_was_opened_can_be_restored_again_and_again(tmp_path: 
     assert [one.keys for one in restored] == [1, 1]
 
 
+async def test_a_url_is_no_target_and_its_password_is_not_shown(tmp_path: Path) -> None:
+    async with running(tmp_path, listen=False):
+        with pytest.raises(InvalidOptionError, match=r"ada:\*\*\*@host/shop.* is neither a path"):
+            await backup_store(str(tmp_path / "q.db"), "postgresql://ada:s3cret@host/shop")
+
+
 @pytest.mark.parametrize("target", [".", ""])
 async def test_a_directory_is_no_target(tmp_path: Path, target: str) -> None:
     async with running(tmp_path, listen=False):

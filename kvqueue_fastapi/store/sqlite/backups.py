@@ -33,10 +33,11 @@ def back_up(url: str, target: Path, progress: Progress) -> StoreBackup:
 
     Raises:
         InvalidOptionError: there is a file already, or what SQLite would read with it; or the
-            source is in memory.
+            source is in memory, or the target is no path.
         StoreError: there is no store, or a file cannot be read or written.
     """
     source = _file(url)
+    _file(str(target))  # or a URL, with its password, would be the name of a file
     _require_free(target)
     with _read_only(source) as origin, _unfinished(target) as (path, copy):
         _require_store(origin, str(source))
