@@ -1,5 +1,6 @@
 """The keeper's face: `KvQueueAdmin`."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -126,7 +127,7 @@ class KvQueueAdmin:
     async def message(self, message_id: int) -> MessageRecord | None:
         """One message or dead letter; None: there is none with this id, or it was handled."""
         record = await self._show(message_id)
-        return None if record is None else self._redaction.of_record(record)
+        return None if record is None else (await self._as_shown([record]))[0]
 
     async def requeue(self, ids: Sequence[int]) -> dict[int, int]:
         """Send dead letters again, with all attempts before them, at the tail of their keys.
@@ -245,6 +246,7 @@ class KvQueueAdmin:
         """When the last of the dead letters died, in UTC milliseconds; None: there is none.
 
         By this time a question can name those that are there, whatever dies until the answer.
+        One that died in the future, by a clock that was set back since, does not count.
         """
         return await self._handle.admin.last_death_ms()
 
@@ -328,18 +330,24 @@ class KvQueueAdmin:
         self, read: Callable[[Query], Awaitable[list[MessageRecord]]], query: Query
     ) -> list[MessageRecord]:
         if (query.search is None and query.error is None) or not self._redaction.hides:
-            return [self._redaction.of_record(record) for record in await read(query)]
+            return await self._as_shown(await read(query))
         # A search that found what is hidden would tell it, letter by letter.
         found: list[MessageRecord] = []
         part = replace(query, limit=max(query.limit, _LEAST_SEARCHED))
         while len(found) < query.limit:
             records = await read(part)
-            seen = [self._redaction.of_record(record) for record in records]
+            seen = await self._as_shown(records)
             found += [record for record in seen if _has(record, query.search, query.error)]
             if len(records) < part.limit:
                 break
             part = replace(part, after=records[-1].id)
         return found[: query.limit]
+
+    async def _as_shown(self, records: list[MessageRecord]) -> list[MessageRecord]:
+        if not self._redaction.hides:
+            return records
+        # In a thread, because a hook may take its time, and so does JSON for large payloads.
+        return await asyncio.to_thread(lambda: [*map(self._redaction.of_record, records)])
 
     async def _dead_slices(self, message_type: str, died_by_ms: int) -> AsyncIterator[list[int]]:
         after, read = MIN_ID, self._handle.admin.dead_ids
@@ -356,7 +364,7 @@ def _is_id(value: object) -> bool:
 def _bound(died_by_ms: object) -> int:
     if died_by_ms is None:
         return MAX_ID
-    if _is_id(died_by_ms) and isinstance(died_by_ms, int):
+    if _is_id(died_by_ms) and isinstance(died_by_ms, int) and not isinstance(died_by_ms, bool):
         return died_by_ms
     msg = (
         f"died_by_ms is {shown(died_by_ms)}, allowed is a time in UTC milliseconds. Take "

@@ -1,5 +1,6 @@
 """What became of deliveries: counted for the keeper, and told to middleware."""
 
+import inspect
 import logging
 import threading
 import time
@@ -33,7 +34,7 @@ class Deliveries:
         observers: what is told of each.
     """
 
-    def __init__(self, observers: Sequence[Callable[[Delivery], None]] = ()) -> None:
+    def __init__(self, observers: Sequence[Callable[[Delivery], object]] = ()) -> None:
         self._observers = observers
         self._counts: dict[str, list[int]] = {}
         self._lock = threading.Lock()
@@ -81,7 +82,14 @@ class Deliveries:
         )
         for observer in self._observers:
             try:
-                observer(delivery)
+                _refuse_coroutine(observer(delivery))
             except BaseException:  # also a sys.exit(), which would end the app
                 with suppress(Exception):  # no log that fails may end the listener
                     log.exception("Middleware failed when it was told of message %d", claim.id)
+
+
+def _refuse_coroutine(told: object) -> None:
+    if inspect.iscoroutine(told):
+        told.close()
+        msg = "settled has given a coroutine, which nobody awaits. Write a plain `def settled`."
+        raise TypeError(msg)

@@ -6,27 +6,36 @@ from urllib.parse import unquote
 
 HIDDEN: Final = "***"
 """In the place of a password."""
-_SQLITE: Final = "sqlite:///"
-_BEHIND_SLASHES: Final = re.compile(r"(?is)([a-z][\w+.-]*:[/\\]+[^/\\:]*:).*(?=@)")
-_WITHOUT_SCHEME: Final = re.compile(
-    r"(?is)((?:[a-z]\w*//|//|[a-z][\w+.-]*:(?=[^/\\:]+:))?[^/\\:]+:)(?![/\\]).*(?=@)"
+
+# Up to the last @, because a password may hold one that nobody has quoted.
+_BEHIND_SLASHES: Final = re.compile(r"(?s)((?:^|[:;])[/\\]{1,2}[^/:]*:).*(?=@)")
+_OF_A_DRIVER: Final = re.compile(r"(?s)^(?!sqlite:)([\w+.-]+:[/\\]{3,}[^/\\:]*:).*(?=@)")
+_WITHOUT_SLASHES: Final = re.compile(
+    r"""(?s)^([\s"']*(?:\w+//)?(?:[^/\\:@]{2,}:(?!//|\\\\)|[^/\\:@]:(?![/\\]))).*(?=@)"""
 )
-"""As somebody writes who forgot it, or a part of it."""
-_AUTHORITY: Final = re.compile(r"(?i)([a-z][\w+.-]*://)([^/?#@\[]*)(?=[/?#]|$)")
+_AUTHORITY: Final = re.compile(r"(?<=://)[^/?#@\[\s]+(?=[/?#\s]|$)")
 _NO_PORT: Final = re.compile(r":(?!\d*(?:,|$))[^,]*")
-_FIELD: Final = re.compile(
-    r"(?:^|(?<=[\s?&#;]))([^\s=?&#;]++)(\s*=\s*)('(?:[^'\\]|\\.)*'|[^&#\s]*)"
+_PARAMETER: Final = re.compile(r"([?&;])([^=?&#;]+)=[^&#;]*(?:;[^&#;=]*(?=[&#;]|$))*")
+_DSN_PASSWORD: Final = re.compile(
+    r"(?i)(?:^|(?<=\s))((?:ssl)?pass(?:word|wd)?|pwd)(\s*=\s*)('(?:[^'\\]|\\.)*(?:'|$)|[^\s']\S*)"
 )
 
 
 def shown_url(url: str) -> str:
-    """A store's URL without its password.
+    """A store's URL without its password, however odd: as a driver takes it, or nobody does.
 
-    Of what stands before an @, everything goes from the first colon to the last @, because a
-    password may hold one that nobody has quoted. What is hidden in a path that looks like it
-    does no harm.
+    What is hidden in a path that looks like one does no harm.
     """
-    return _FIELD.sub(_without_password, _without_userinfo(url))
+    for pattern in (_BEHIND_SLASHES, _OF_A_DRIVER, _WITHOUT_SLASHES):
+        if found := pattern.search(url):
+            url = f"{url[: found.start()]}{found[1]}{HIDDEN}{url[found.end() :]}"
+            break
+    else:
+        # Cut off before its @, a password stands where a port would.
+        url = _AUTHORITY.sub(lambda found: _NO_PORT.sub(f":{HIDDEN}", found[0]), url, count=1)
+    if "://" in url:
+        return _PARAMETER.sub(_without_password, url)
+    return _DSN_PASSWORD.sub(rf"\1\2{HIDDEN}", url)
 
 
 def has_password(url: str) -> bool:
@@ -34,18 +43,7 @@ def has_password(url: str) -> bool:
     return shown_url(url) != url
 
 
-def _without_userinfo(url: str) -> str:
-    if url.startswith(_SQLITE):
-        return url
-    for pattern in (_BEHIND_SLASHES, _WITHOUT_SCHEME):
-        if found := pattern.match(url):
-            return f"{found[1]}{HIDDEN}{url[found.end() :]}"
-    # Cut off before its @, a password stands where a port would.
-    if found := _AUTHORITY.match(url):
-        return f"{found[1]}{_NO_PORT.sub(f':{HIDDEN}', found[2])}{url[found.end() :]}"
-    return url
-
-
-def _without_password(field: re.Match[str]) -> str:
-    is_secret = "pass" in unquote(field[1]).lower()
-    return f"{field[1]}{field[2]}{HIDDEN}" if is_secret else field[0]
+def _without_password(parameter: re.Match[str]) -> str:
+    name = unquote(parameter[2]).lower()
+    is_secret = "pass" in name or "pwd" in name
+    return f"{parameter[1]}{parameter[2]}={HIDDEN}" if is_secret else parameter[0]

@@ -175,11 +175,13 @@ async def test_file_that_nobody_would_find_again_is_a_problem(tmp_path: Path) ->
         assert (await bench.queue.health()).ok
         (tmp_path / "q.db").rename(tmp_path / "old.db")
         away = await bench.queue.health()
-        (tmp_path / "old.db").rename(tmp_path / "q.db")
+        (tmp_path / "q.db").symlink_to("q.db")
+        nowhere = await bench.queue.health()
+        (tmp_path / "old.db").replace(tmp_path / "q.db")
         back = await bench.queue.health()
 
     assert (away.ok, away.store) == (False, False)
-    assert away.problems == ("the store refuses what is written",)
+    assert away.problems == nowhere.problems == ("the store refuses what is written",)
     assert back.ok
 
 

@@ -385,6 +385,26 @@ def test_settled_that_nobody_would_await_is_refused() -> None:
         KvQueueModule("q.db", middleware=[Late()])
 
 
+async def test_coroutine_that_nobody_awaits_is_closed_and_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Late(Middleware):
+        def settled(self, delivery: Delivery) -> Any:
+            return self.tell()
+
+        async def tell(self) -> None:
+            raise AssertionError
+
+    @on_queue_message("n")
+    async def handle() -> None: ...
+
+    async with running(tmp_path, handle, middleware=[Late()]) as injector:
+        await injector.get(KvQueue).send_message("n")
+        assert await injector.get(KvQueue).run_until_idle() == 1
+
+    assert "settled has given a coroutine, which nobody awaits" in caplog.text
+
+
 async def test_message_in_a_transaction_of_the_callers_goes_through_as_well(
     tmp_path: Path,
 ) -> None:

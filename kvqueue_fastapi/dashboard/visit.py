@@ -107,8 +107,9 @@ class Visit:
             facts: what the template is told beside what every page needs.
         """
         # A page that renews itself must not take the news from its reader.
-        is_renewal = "hx-request" in self.request.headers
-        news = None if is_renewal else _news(self.request)
+        # Neither a renewal nor a HEAD is read by somebody who waits for news.
+        is_read = self.request.method != "HEAD" and "hx-request" not in self.request.headers
+        news = _news(self.request) if is_read else None
         every = {
             "house": self.house,
             "root": self.root,
@@ -120,7 +121,7 @@ class Visit:
         content = await asyncio.to_thread(render, template, {**every, **facts})
         response = HTMLResponse(content, status_code=status)
         keep_token(response, self.request, self.token)
-        if not is_renewal and NEWS in self.request.cookies:
+        if is_read and NEWS in self.request.cookies:
             response.delete_cookie(NEWS, path="/", httponly=True, samesite="strict")
         return response
 

@@ -316,7 +316,7 @@ class StoreAdmin(Protocol):
         ...
 
     async def last_death_ms(self) -> int | None:
-        """When the last of the dead letters died; None: there is none."""
+        """When the last of the dead letters died, up to now; None: there is none."""
         ...
 
     async def discard(self, message_ids: Sequence[int]) -> dict[int, bool]:

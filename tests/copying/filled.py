@@ -69,7 +69,7 @@ async def _leave_dead_letters(store: AnyStore, clock: ManualClock) -> None:
     for held in await claim(store):
         await settle(store, held, Outcome.DEAD, failure=Failure("gone", "trace"))
     clock.pass_ms(1)
-    oldest = (await store.admin.dead_ids("mail", after=0, limit=1))[0]
+    oldest = (await store.admin.dead_ids("mail", died_by_ms=1 << 62, after=0, limit=1))[0]
     await store.admin.requeue([oldest])
 
 

@@ -143,6 +143,17 @@ def test_head_is_answered_as_get_but_for_the_stream_and_actions(keeper: Keeper) 
         assert keeper.client.head(f"/queue/{place}").status_code == 405
 
 
+def test_news_wait_for_somebody_who_reads_them(keeper: Keeper) -> None:
+    keeper.dead(1)
+    keeper.send("pause", type="bad")
+
+    keeper.client.head("/queue/")
+    keeper.client.get("/queue/", headers={"hx-request": "true"})
+
+    assert "bad is paused" in words(keeper.open())
+    assert "bad is paused" not in words(keeper.open())
+
+
 def test_assets_are_kept_by_the_browser_alone_and_named_by_their_content(keeper: Keeper) -> None:
     page = keeper.open().text
     for name in ASSETS:

@@ -234,6 +234,9 @@ async def test_dead_ids_are_of_those_that_had_died_by_then(
         await settle(store, held, Outcome.DEAD, failure=Failure("oops"))
     last_ms = await store.admin.last_death_ms()
     assert last_ms == clock.wall_ms()
+    clock.pass_ms(-1)  # what died in the future is not seen to be the last
+    assert await store.admin.last_death_ms() == last_ms - 1
+    clock.pass_ms(1)
 
     by_then = await store.admin.dead_ids("mail", died_by_ms=last_ms - 1, after=0, limit=9)
 

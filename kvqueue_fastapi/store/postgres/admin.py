@@ -126,8 +126,8 @@ class PostgresAdmin:
         return [row[0] for row in rows]
 
     async def last_death_ms(self) -> int | None:
-        """When the last of the dead letters died; None: there is none."""
-        ((last,),) = await self._look(sql.LAST_DEATH)
+        """When the last of the dead letters died, up to now; None: there is none."""
+        ((last,),) = await self._look(sql.LAST_DEATH, self._now_ms())
         return None if last is None else int(last)
 
     async def original(self, message_id: int) -> Send | None:

@@ -125,12 +125,20 @@ def quoted(name: str) -> str:
 
 def is_cut(error: BaseException) -> bool:
     """Whether the connection is of no more use, and its last statement may have been done."""
-    return isinstance(error, _CUT) and not isinstance(error, asyncpg.ProtocolViolationError)
+    is_wrong = isinstance(error, asyncpg.ProtocolViolationError | asyncpg.ClientConfigurationError)
+    return isinstance(error, _CUT) and not is_wrong
 
 
 def may_pass(error: BaseException) -> bool:
     """Whether the same may well be done when it is tried again."""
     return is_cut(error) or isinstance(error, _PASSING)
+
+
+def may_tell_password(error: BaseException, server: str) -> bool:
+    """Whether an error's own words may have a part of the URL's password: those of a parser."""
+    if isinstance(error, _OF_THE_DRIVER) or not isinstance(error, _OF_A_PARSER):
+        return False
+    return HIDDEN in server
 
 
 def store_error(error: BaseException, server: str) -> KvQueueError:
@@ -144,12 +152,15 @@ def store_error(error: BaseException, server: str) -> KvQueueError:
             "pg_stat_activity."
         )
     remedy = next((remedy for kinds, remedy in _REMEDIES if isinstance(error, kinds)), "")
-    if remedy == _URL_REMEDY and HIDDEN in server:
-        text = "the URL cannot be read"  # a driver's own words may have a part of the password
+    if may_tell_password(error, server):
+        text = "the URL cannot be read"
     kind = StoreBusyError if may_pass(error) else StoreError
     return kind(f"{server}: {text.rstrip('.')}.{remedy}")
 
 
+_OF_THE_DRIVER: Final = (asyncpg.InterfaceError, asyncpg.PostgresError)
+# of Python itself: a port that is no number, one beyond 65535, an empty host
+_OF_A_PARSER: Final = (ValueError, OverflowError, IndexError)
 _CUT: Final = (
     OSError,
     TimeoutError,
@@ -200,6 +211,5 @@ _REMEDIES: Final = (
     ),
     (asyncpg.UndefinedTableError, " Another program has removed the table; restore a backup."),
     (_CUT, " Check that the server runs and can be reached."),
-    # of Python itself: a port that is no number, one beyond 65535, an empty host
-    ((ValueError, OverflowError, IndexError), _URL_REMEDY),
+    (_OF_A_PARSER, _URL_REMEDY),
 )

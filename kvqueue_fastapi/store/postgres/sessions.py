@@ -20,6 +20,7 @@ from kvqueue_fastapi.store.postgres.connection import (
     Patience,
     is_cut,
     may_pass,
+    may_tell_password,
     quoted,
     store_error,
 )
@@ -249,7 +250,8 @@ class Sessions:
                 if isinstance(error, KvQueueError):
                     raise
                 if not may_pass(error):
-                    raise store_error(error, self.server) from error
+                    cause = None if may_tell_password(error, self.server) else error
+                    raise store_error(error, self.server) from cause
                 if time.monotonic() - began >= self.patience.seconds:
                     raise store_error(error, self.server) from _bare(error)
             else:

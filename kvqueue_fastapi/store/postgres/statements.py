@@ -454,7 +454,9 @@ DEAD_IDS_OF_TYPE: Final = """
 SELECT id FROM {schema}.kvqueue_dead_letters
  WHERE type = $1 AND id > $2 AND died_at_ms <= $4 ORDER BY id LIMIT $3
 """
-LAST_DEATH: Final = "SELECT max(died_at_ms) FROM {schema}.kvqueue_dead_letters"
+LAST_DEATH: Final = f"""
+SELECT max(died_at_ms) FROM {{schema}}.kvqueue_dead_letters WHERE died_at_ms <= {_now("$1")}
+"""
 TAKE_DEAD_LETTERS: Final = """
 DELETE FROM {schema}.kvqueue_dead_letters WHERE id = ANY ($1::bigint[])
 RETURNING id, type, data, priority, ordering_key, options

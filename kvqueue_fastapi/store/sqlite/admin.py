@@ -108,8 +108,9 @@ class SqliteAdmin:
         return [row[0] for row in await self._reader.fetch_all(sql.DEAD_IDS_OF_TYPE, names)]
 
     async def last_death_ms(self) -> int | None:
-        """When the last of the dead letters died; None: there is none."""
-        ((last,),) = await self._reader.fetch_all(sql.LAST_DEATH, ())
+        """When the last of the dead letters died, up to now; None: there is none."""
+        now = {"now_ms": self._clock.wall_ms()}
+        ((last,),) = await self._reader.fetch_all(sql.LAST_DEATH, now)
         return None if last is None else int(last)
 
     async def original(self, message_id: int) -> Send | None:

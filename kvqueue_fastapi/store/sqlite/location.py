@@ -1,5 +1,6 @@
 """Where the database lies: a path from a URL, and whether locks work there."""
 
+import errno
 import os
 import re
 import socket
@@ -47,13 +48,13 @@ def path_of(url: str) -> str:
             f"Write './{shown_url(path)}', or ':memory:' for a queue without a file."
         )
         raise InvalidOptionError(msg)
-    is_foreign = path == url and has_password(url)
+    is_foreign = path == url and _is_no_file(path)
     if "\0" in path or "://" in path or _SCHEME.match(path) or is_foreign:
         remedy = (
             "Write postgresql://user@host/database: in small letters, with two slashes, without "
             "a driver such as +asyncpg."
             if _POSTGRES.match(path)
-            else "Give one of them; sqlite:///… takes a path of any kind."
+            else "Give one of them; a path of any kind is taken behind ./ or sqlite:///."
             if is_foreign
             else "Give one of them."
         )
@@ -85,6 +86,12 @@ def refuse_network(path: str) -> None:
             "Put it on a local disk."
         )
         raise StoreError(msg)
+
+
+def _is_no_file(path: str) -> bool:
+    """Whether it looks like a URL that somebody has written wrongly."""
+    # One that is there was made before, under whatever name.
+    return has_password(path) and not path.startswith("./") and not os.path.lexists(path)
 
 
 class SameFile:
@@ -120,8 +127,10 @@ class SameFile:
             status = os.stat(self._path)  # noqa: PTH116 because it precedes every batch
         except (FileNotFoundError, NotADirectoryError):
             found = None
-        except OSError:  # no right to look any more, which says nothing of the file
-            return
+        except OSError as error:
+            if error.errno != errno.ELOOP:  # no right to look any more says nothing of the file
+                return
+            found = None
         else:
             found = status.st_dev, status.st_ino
             self._opened = self._opened or found

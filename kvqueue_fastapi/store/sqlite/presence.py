@@ -17,6 +17,7 @@ if sys.platform == "win32":
 else:
     import fcntl
 
+_FLAGS: Final = os.O_RDWR | getattr(os, "O_CLOEXEC", 0)  # which Windows has not
 _STOPPED: Final = b"stopped"
 _own: Final[set[tuple[int, str]]] = set()
 """The lock files that this process holds, with its number: a forked child holds none of them."""
@@ -27,7 +28,7 @@ class Presence:
 
     def __init__(self, database: str, listener_id: int) -> None:
         self._path = lock_path(database, listener_id)
-        self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        self._descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)
         try:
             _open_to_those_of(database, self._descriptor)
             _lock(self._descriptor)
@@ -65,7 +66,7 @@ def is_dead(database: str, listener_id: int, pid: int) -> bool:
     if (os.getpid(), path) in _own:
         return False
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(path, _FLAGS)
     except FileNotFoundError:
         return not _runs(pid)
     except OSError:  # no right to look: its lease must tell
@@ -112,13 +113,16 @@ def _runs(pid: int) -> bool:
 
 
 def _open_to_those_of(database: str, descriptor: int) -> None:
-    """Let whoever may write to the database try the lock, as SQLite does with its -wal."""
+    """Let whoever may write to the database try the lock, as SQLite does with its -wal.
+
+    Nobody else may: who could lock or write it could hide a death.
+    """
     if sys.platform == "win32":
         return
-    with contextlib.suppress(OSError):  # then those alone may whose file it is
+    with contextlib.suppress(OSError):  # then its owner alone may
         status = Path(database).stat()
-        os.fchmod(descriptor, status.st_mode & 0o666)
         os.fchown(descriptor, status.st_uid if os.geteuid() == 0 else -1, status.st_gid)
+        os.fchmod(descriptor, status.st_mode & 0o666)
 
 
 def _lock(descriptor: int) -> None:

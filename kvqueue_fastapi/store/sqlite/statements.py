@@ -375,7 +375,7 @@ DEAD_IDS_OF_TYPE: Final = """
 SELECT id FROM kvqueue_dead_letters
  WHERE type = :type AND id > :after AND died_at_ms <= :died_by_ms ORDER BY id LIMIT :limit
 """
-LAST_DEATH: Final = "SELECT max(died_at_ms) FROM kvqueue_dead_letters"
+LAST_DEATH: Final = "SELECT max(died_at_ms) FROM kvqueue_dead_letters WHERE died_at_ms <= :now_ms"
 READ_MESSAGE: Final = """
 SELECT type, data, priority, ordering_key, options FROM kvqueue_messages WHERE id = :id
 """

@@ -138,10 +138,19 @@ VERBS: dict[str, Callable[[AnyStore], Awaitable[Any]]] = {
     "requeue": lambda store: store.admin.requeue([1]),
     "discard": lambda store: store.admin.discard([1]),
     "set_paused": lambda store: store.admin.set_paused("a", paused=True),
-    "dead_ids": lambda store: store.admin.dead_ids("a", after=0, limit=1),
+    "dead_ids": lambda store: store.admin.dead_ids("a", died_by_ms=1, after=0, limit=1),
+    "last_death_ms": lambda store: store.admin.last_death_ms(),
     "listeners": lambda store: store.admin.listeners(),
 }
-READER = {"counts", "show", "list_messages", "list_dead_letters", "dead_ids", "listeners"}
+READER = {
+    "counts",
+    "show",
+    "list_messages",
+    "list_dead_letters",
+    "dead_ids",
+    "last_death_ms",
+    "listeners",
+}
 """What is read on a connection of its own."""
 ALONE = (":memory:", "end_leases")
 

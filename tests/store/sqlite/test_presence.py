@@ -306,6 +306,20 @@ async def test_whoever_may_write_to_the_database_may_try_the_lock(
     assert rights_of(path)[0] == mode
 
 
+async def test_lock_is_its_owners_alone_where_it_cannot_be_the_groups(
+    store: AnyStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: int) -> None:
+        raise PermissionError
+
+    os.chmod(path, 0o660)  # noqa: PTH101 because a Path would block an event loop, too
+    monkeypatch.setattr(os, "fchown", refuse)
+
+    listener = await store.enter_listener(["mail"])
+
+    assert rights_of(lock_path(str(path), listener))[0] == 0o600
+
+
 def rights_of(path: str | Path) -> tuple[int, int, int]:
     status = Path(path).stat()
     return stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
