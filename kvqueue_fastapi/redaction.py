@@ -18,7 +18,7 @@ log = logging.getLogger("kvqueue_fastapi")
 T = TypeVar("T")
 
 Redact = Callable[[str, Any], Any]
-"""Called with a message type and a value; gives what may be shown in its place.
+"""Called, in any thread, with a message type and a value; gives what may be shown in its place.
 
 The value is a decoded payload, headers as a dict of str, or the text or traceback of an error. Of
 a payload, JSON is shown: an object that is none by its `repr`.
