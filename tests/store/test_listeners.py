@@ -144,3 +144,11 @@ async def test_nobody_is_woken_after_unsubscribing(store: AnyStore) -> None:
     await send(store, mail())
 
     assert calls == ["first", "second", "second"]
+
+
+async def test_a_listener_has_time_to_begin_however_short_leases_are(store: AnyStore) -> None:
+    store._patience.seconds = 0
+
+    listener = await store.enter_listener(["mail"])
+
+    assert [one.id for one in await store.admin.listeners()] == [listener]

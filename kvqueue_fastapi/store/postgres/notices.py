@@ -13,7 +13,14 @@ from typing import Any, Final
 from zlib import crc32
 
 from kvqueue_fastapi.store.postgres import statements as sql
-from kvqueue_fastapi.store.postgres.connection import OwnSession, Row, is_cut, may_pass, store_error
+from kvqueue_fastapi.store.postgres.connection import (
+    CONNECT_TIMEOUT_S,
+    OwnSession,
+    Row,
+    is_cut,
+    may_pass,
+    store_error,
+)
 from kvqueue_fastapi.store.postgres.database_loop import DatabaseLoop
 from kvqueue_fastapi.store.postgres.sessions import Sessions
 
@@ -80,7 +87,9 @@ class Notices:
     async def enter(self, listener_id: int, *row: Any) -> None:
         """Show a mark of life, then say that this process listens."""
         self.start()
-        deadline = time.monotonic() + self._sessions.patience.seconds
+        # However short leases are: nothing is lost to others by who does not yet listen.
+        patience_s = max(self._sessions.patience.seconds, CONNECT_TIMEOUT_S)
+        deadline = time.monotonic() + patience_s
         while True:
             try:
                 async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
