@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 from pydantic import ValidationError
@@ -37,6 +37,7 @@ from kvqueue_fastapi.cli.exits import (
 )
 from kvqueue_fastapi.cli.texts import visible
 from kvqueue_fastapi.errors import InvalidOptionError, KvQueueError
+from kvqueue_fastapi.version import __version__
 
 NAME: Final = "kvqueue"
 _WRONG: Final = (typer.TyperException, WrongCommandError, InvalidOptionError, ValidationError)
@@ -56,6 +57,7 @@ def application() -> typer.Typer:
         add_completion=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
+    app.callback()(_whole)
     for family in (
         stats,
         messages,
@@ -72,6 +74,24 @@ def application() -> typer.Typer:
     ):
         family.add_to(app)
     return app
+
+
+def _tell_version(is_asked: bool) -> None:  # noqa: FBT001 because typer gives it so
+    if is_asked:
+        sys.stdout.write(f"{NAME} {__version__}\n")
+        raise typer.Exit
+
+
+def _whole(
+    *,
+    version: Annotated[  # noqa: ARG001 because its callback ends the command
+        bool,
+        typer.Option(
+            "--version", callback=_tell_version, is_eager=True, help="Show the version and end."
+        ),
+    ] = False,
+) -> None:
+    return
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -12,6 +12,7 @@ from kvqueue_fastapi import KvQueueSettings
 from kvqueue_fastapi.store.migrations import load_migrations
 from kvqueue_fastapi.store.sqlite.connection import Patience
 from kvqueue_fastapi.store.sqlite.schema import PACKAGE, migrate
+from kvqueue_fastapi.version import __version__
 from tests.cli.bench import Bench, Ran
 from tests.copying.pairs import Side
 
@@ -275,3 +276,9 @@ def test_who_only_looks_waits_for_no_writer(
 
     assert "holds the database" not in ran.out + ran.err
     assert ran.code == (command == "doctor")
+
+
+def test_version_is_told_without_a_store(kvqueue: Kvqueue) -> None:
+    ran = kvqueue("--version")
+
+    assert (ran.code, ran.out, ran.err) == (0, f"kvqueue {__version__}\n", "")
