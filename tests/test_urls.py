@@ -1,5 +1,6 @@
 """Where a store is can be told without its password, however that was written."""
 
+import logging
 import traceback
 from pathlib import Path
 
@@ -85,6 +86,21 @@ async def test_not_even_a_traceback_shows_what_a_parser_has_read(url: str) -> No
         await open_store(url, KvQueueSettings())
 
     assert "ffee" not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_neither_error_nor_log_shows_the_password_of_the_url_for_listening(
+    postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "kvqueue_fastapi")
+    settings = KvQueueSettings(postgres_listen_url="postgresql://ada:c0?ffee@host/shop", lease_s=1)
+    store = await open_store(postgres_url, settings)
+
+    with pytest.raises(StoreError, match="the URL cannot be read") as caught:
+        await store.enter_listener(["n"])
+    await store.close()
+
+    assert "cannot be listened to" in caplog.text
+    assert "ffee" not in caplog.text + "".join(traceback.format_exception(caught.value))
 
 
 async def test_an_option_that_no_driver_takes_is_told_at_once() -> None:

@@ -9,7 +9,6 @@ import asyncpg
 
 from kvqueue_fastapi.errors import KvQueueError, StoreBusyError, StoreError
 from kvqueue_fastapi.store.outages import Outages
-from kvqueue_fastapi.urls import HIDDEN
 
 Row = Sequence[Any]
 
@@ -19,6 +18,10 @@ _LOCK_SHARE: Final = 0.8
 """Of the time for a statement, for locks of others."""
 _IDLE_IN_TRANSACTION_S: Final = 5.0
 """A process that is frozen within a transaction must not keep its locks for long."""
+URL_REMEDY: Final = (
+    " Write the URL as postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with %40 for @, %2F for / "
+    "and %3F for ? in the password."
+)
 CONNECT_TIMEOUT_S: Final = 5.0
 
 SETTINGS: Final[Mapping[str, str]] = {
@@ -134,13 +137,6 @@ def may_pass(error: BaseException) -> bool:
     return is_cut(error) or isinstance(error, _PASSING)
 
 
-def may_tell_password(error: BaseException, server: str) -> bool:
-    """Whether an error's own words may have a part of the URL's password: those of a parser."""
-    if isinstance(error, _OF_THE_DRIVER) or not isinstance(error, _OF_A_PARSER):
-        return False
-    return HIDDEN in server
-
-
 def store_error(error: BaseException, server: str) -> KvQueueError:
     """What an error of the server, or on the way to it, is to a caller."""
     if isinstance(error, KvQueueError):
@@ -152,15 +148,10 @@ def store_error(error: BaseException, server: str) -> KvQueueError:
             "pg_stat_activity."
         )
     remedy = next((remedy for kinds, remedy in _REMEDIES if isinstance(error, kinds)), "")
-    if may_tell_password(error, server):
-        text = "the URL cannot be read"
     kind = StoreBusyError if may_pass(error) else StoreError
     return kind(f"{server}: {text.rstrip('.')}.{remedy}")
 
 
-_OF_THE_DRIVER: Final = (asyncpg.InterfaceError, asyncpg.PostgresError)
-# of Python itself: a port that is no number, one beyond 65535, an empty host
-_OF_A_PARSER: Final = (ValueError, OverflowError, IndexError)
 _CUT: Final = (
     OSError,
     TimeoutError,
@@ -183,12 +174,8 @@ _PASSING: Final = (
     asyncpg.TooManyConnectionsError,
     asyncpg.OutOfMemoryError,
 )
-_URL_REMEDY: Final = (
-    " Write the URL as postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with %40 for @, %2F for / "
-    "and %3F for ? in the password."
-)
 _REMEDIES: Final = (
-    (asyncpg.ClientConfigurationError, _URL_REMEDY),
+    (asyncpg.ClientConfigurationError, URL_REMEDY),
     (asyncpg.InvalidPasswordError, " Check the user and the password in the URL."),
     (
         asyncpg.InvalidAuthorizationSpecificationError,
@@ -211,5 +198,4 @@ _REMEDIES: Final = (
     ),
     (asyncpg.UndefinedTableError, " Another program has removed the table; restore a backup."),
     (_CUT, " Check that the server runs and can be reached."),
-    (_OF_A_PARSER, _URL_REMEDY),
 )

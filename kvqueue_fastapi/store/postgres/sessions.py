@@ -16,17 +16,17 @@ from kvqueue_fastapi.store.postgres import statements as sql
 from kvqueue_fastapi.store.postgres.connection import (
     CONNECT_TIMEOUT_S,
     SETTINGS,
+    URL_REMEDY,
     OwnSession,
     Patience,
     is_cut,
     may_pass,
-    may_tell_password,
     quoted,
     store_error,
 )
 from kvqueue_fastapi.store.postgres.forks import kept_from_children
 from kvqueue_fastapi.store.postgres.pool import Pool
-from kvqueue_fastapi.urls import shown_url
+from kvqueue_fastapi.urls import has_password, shown_url
 
 R = TypeVar("R")
 Work = Callable[[OwnSession], Awaitable[R]]
@@ -35,6 +35,8 @@ WAITING_SIZE: Final = 4
 """Connections beside those of the pool, for transactions that wait for those of callers."""
 _SHORTEST_WAIT_S: Final = 0.02
 _LONGEST_WAIT_S: Final = 0.5
+# of Python itself: a port that is no number, one beyond 65535, an empty host
+_OF_A_PARSER: Final = (ValueError, OverflowError, IndexError)
 _ENCODINGS: Final = ("UTF8", "SQL_ASCII")
 _LOOK_TIMEOUT_S: Final = 300.0
 """For the keeper's questions, which may go through whole tables."""
@@ -112,7 +114,7 @@ class Sessions:
     async def connect_to_listen(self) -> Any:
         """A connection of one's own, straight to the server."""
         options = self._options(self._listen_url, pooled=False)
-        return kept_from_children(await asyncpg.connect(self._listen_url, **options))
+        return await _connected(self._listen_url, options)
 
     def hurry(self) -> None:
         """Wait no longer than the patience that is left for what is under way."""
@@ -250,8 +252,7 @@ class Sessions:
                 if isinstance(error, KvQueueError):
                     raise
                 if not may_pass(error):
-                    cause = None if may_tell_password(error, self.server) else error
-                    raise store_error(error, self.server) from cause
+                    raise store_error(error, self.server) from error
                 if time.monotonic() - began >= self.patience.seconds:
                     raise store_error(error, self.server) from _bare(error)
             else:
@@ -307,7 +308,7 @@ class Sessions:
 
     async def _connect(self) -> Any:
         options = self._options(self._url, pooled=self._is_pooled)
-        connection = kept_from_children(await asyncpg.connect(self._url, **options))
+        connection = await _connected(self._url, options)
         try:
             life = await connection.fetchval(sql.LIFE, timeout=CONNECT_TIMEOUT_S)
         except BaseException:
@@ -368,6 +369,18 @@ class Sessions:
         if "," in url and "target_session_attrs" not in url:
             options["target_session_attrs"] = "primary"
         return options
+
+
+async def _connected(url: str, options: dict[str, Any]) -> Any:
+    try:
+        return kept_from_children(await asyncpg.connect(url, **options))
+    except _OF_A_PARSER as error:
+        if isinstance(error, asyncpg.InterfaceError):
+            raise
+        # Its own words may have a part of the password, and so may its traceback.
+        text = "the URL cannot be read" if has_password(url) else str(error).rstrip(".")
+        msg = f"{shown_url(url)}: {text}.{URL_REMEDY}"
+        raise StoreError(msg) from None
 
 
 def _bare(error: Exception) -> Exception:
