@@ -4,7 +4,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -100,8 +100,11 @@ def idle_cpu(directory: Path, divisor: int, *, app: str) -> Figures:
 
 def cpu_s(pid: int) -> float:
     """What the threads of a process have had, to the nanosecond."""
-    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
+    had_ns = 0
+    for thread in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with suppress(OSError):  # it has ended
+            had_ns += int(thread.read_text().split()[0])
+    return had_ns / 1e9
 
 
 def no_schedstat() -> str | None:

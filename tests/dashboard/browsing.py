@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from playwright.async_api import Page
 
-from tests.web.serving import House, Server
+from tests.web.serving import House, Server, finished_lines
 
 HERE = Path(__file__).parent
 SCHEMES: Final[tuple[Literal["light", "dark"], ...]] = ("light", "dark")
@@ -54,7 +54,7 @@ class Site:
         """Wait until a handler has done this."""
 
         async def is_noted() -> bool:
-            return line in await asyncio.to_thread(_lines, self._ledger)
+            return line in await asyncio.to_thread(finished_lines, self._ledger)
 
         await until(is_noted)
 
@@ -78,10 +78,6 @@ async def shown(page: Page, text: str) -> None:
 async def is_as_wide_as_its_window(page: Page) -> bool:
     script = "document.documentElement.scrollWidth <= window.innerWidth"
     return bool(await page.evaluate(script))
-
-
-def _lines(ledger: Path) -> list[str]:
-    return ledger.read_text().splitlines()
 
 
 def _answer(request: urllib.request.Request) -> bytes:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.filling import rows
-from tests.web.serving import House, Server, until
+from tests.web.serving import House, Server, finished_lines, until
 
 CLIENTS = 500
 BATCH = 5
@@ -102,4 +102,4 @@ async def test_clients_that_go_away_leave_whole_batches_or_nothing(house: House)
 
 
 def noted(house: House) -> list[str]:
-    return (house.directory / "ledger").read_text().splitlines()
+    return finished_lines(house.directory / "ledger")

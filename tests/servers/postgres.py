@@ -11,7 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -144,8 +144,9 @@ class PostgresServer:
 
     def _says_ready(self, pid: int) -> bool:
         """It listens before it lets anybody in; the last line of this file tells."""
-        status = self.data / "postmaster.pid"
-        words = status.read_text().split() if status.exists() else []
+        words: list[str] = []
+        with suppress(FileNotFoundError):
+            words = (self.data / "postmaster.pid").read_text().split()
         # a killed one leaves the file as it was, under its own number
         return words[:1] == [str(pid)] and words[-1:] == ["ready"]
 

@@ -30,6 +30,15 @@ class Line(NamedTuple):
     version: str = ""
 
 
+def finished_lines(ledger: Path) -> list[str]:
+    """What is in it, without a line of which so far only a part can be read.
+
+    One write reaches readers in parts where it crosses a page of the file.
+    """
+    text = ledger.read_text()
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
 async def until(condition: Callable[[], Any], within_s: float = PATIENCE_S) -> Any:
     deadline = time.monotonic() + within_s
     while not (result := condition()):
@@ -131,7 +140,7 @@ class House:
         return self._start(["-m", *command], settings)
 
     def lines(self, event: str, message_id: int | None = None) -> list[Line]:
-        lines = (Line(**json.loads(text)) for text in self._ledger.read_text().splitlines())
+        lines = (Line(**json.loads(text)) for text in finished_lines(self._ledger))
         return [
             line
             for line in lines
