@@ -1,11 +1,7 @@
 """The keeper's face: `KvQueueAdmin`."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
-
-from pydantic_core import to_json
 
 from kvqueue_fastapi.codec import decode_payload
 from kvqueue_fastapi.errors import InvalidOptionError, KvQueueError, PayloadError, shown
@@ -18,6 +14,7 @@ from kvqueue_fastapi.keeper import (
     State,
     TypeCounts,
 )
+from kvqueue_fastapi.lookup import LEAST_READ, Lookup
 from kvqueue_fastapi.model import AtomicWrite, type_problem
 from kvqueue_fastapi.outgoing import PLAIN
 from kvqueue_fastapi.pages import MAX_ID, MIN_ID, Page, after_of, one_more, page_of
@@ -26,7 +23,6 @@ from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.store.handle import StoreHandle
 
 SLICE: Final = 500
-_LEAST_SEARCHED: Final = 100
 
 Progress = Callable[[int], None]
 """Told how many are done, after each slice."""
@@ -44,7 +40,7 @@ class KvQueueAdmin:
     ) -> None:
         self._handle = handle
         self._sender = sender
-        self._redaction = redaction
+        self._lookup = Lookup(redaction)
 
     async def counts(self) -> list[TypeCounts]:
         """How many messages of each type are where, with the age of the oldest, in type order.
@@ -95,7 +91,7 @@ class KvQueueAdmin:
             one_more(limit),
         )
         _refuse_no_text(query)
-        return page_of(await self._listed(self._handle.admin.list_messages, query), limit)
+        return page_of(await self._lookup.find(self._handle.admin.list_messages, query), limit)
 
     async def dead_letters(
         self,
@@ -122,12 +118,12 @@ class KvQueueAdmin:
             one_more(limit),
         )
         _refuse_no_text(query)
-        return page_of(await self._listed(self._handle.admin.list_dead_letters, query), limit)
+        return page_of(await self._lookup.find(self._handle.admin.list_dead_letters, query), limit)
 
     async def message(self, message_id: int) -> MessageRecord | None:
         """One message or dead letter; None: there is none with this id, or it was handled."""
         record = await self._show(message_id)
-        return None if record is None else (await self._as_shown([record]))[0]
+        return None if record is None else (await self._lookup.as_shown([record]))[0]
 
     async def requeue(self, ids: Sequence[int]) -> dict[int, int]:
         """Send dead letters again, with all attempts before them, at the tail of their keys.
@@ -304,7 +300,7 @@ class KvQueueAdmin:
         """
         after, found = MIN_ID, list[tuple[MessageRecord, str]]()
         most = one_more(limit) - 1
-        while payloads := await self._handle.admin.payloads(after=after, limit=_LEAST_SEARCHED):
+        while payloads := await self._handle.admin.payloads(after=after, limit=LEAST_READ):
             after = payloads[-1].id
             for payload in payloads:
                 problem = self._problem(payload)
@@ -325,29 +321,6 @@ class KvQueueAdmin:
 
     async def _show(self, message_id: int) -> MessageRecord | None:
         return await self._handle.admin.show(message_id) if _is_id(message_id) else None
-
-    async def _listed(
-        self, read: Callable[[Query], Awaitable[list[MessageRecord]]], query: Query
-    ) -> list[MessageRecord]:
-        if (query.search is None and query.error is None) or not self._redaction.hides:
-            return await self._as_shown(await read(query))
-        # A search that found what is hidden would tell it, letter by letter.
-        found: list[MessageRecord] = []
-        part = replace(query, limit=max(query.limit, _LEAST_SEARCHED))
-        while len(found) < query.limit:
-            records = await read(part)
-            seen = await self._as_shown(records)
-            found += [record for record in seen if _has(record, query.search, query.error)]
-            if len(records) < part.limit:
-                break
-            part = replace(part, after=records[-1].id)
-        return found[: query.limit]
-
-    async def _as_shown(self, records: list[MessageRecord]) -> list[MessageRecord]:
-        if not self._redaction.hides:
-            return records
-        # In a thread, because a hook may take its time, and so does JSON for large payloads.
-        return await asyncio.to_thread(lambda: [*map(self._redaction.of_record, records)])
 
     async def _dead_slices(self, message_type: str, died_by_ms: int) -> AsyncIterator[list[int]]:
         after, read = MIN_ID, self._handle.admin.dead_ids
@@ -371,23 +344,6 @@ def _bound(died_by_ms: object) -> int:
         "last_death_ms(), or None for all."
     )
     raise InvalidOptionError(msg)
-
-
-def _has(record: MessageRecord, search: str | None, error: str | None) -> bool:
-    texts = [failure.text for failure in record.errors]
-    traces = [failure.trace for failure in record.errors]
-    return _is_in(error, texts) and _is_in(search, [_as_json(record), *texts, *traces])
-
-
-def _as_json(record: MessageRecord) -> str:
-    try:
-        return to_json(record.data, fallback=repr).decode()
-    except ValueError:
-        return repr(record.data)
-
-
-def _is_in(sought: str | None, texts: Sequence[str]) -> bool:
-    return sought is None or any(sought.lower() in text.lower() for text in texts)
 
 
 def _first_new(requeued: dict[int, int]) -> int:

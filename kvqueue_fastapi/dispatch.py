@@ -7,44 +7,26 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import cached_property
-from types import TracebackType
 from typing import Any, Final, NoReturn
 
 from anyio import CapacityLimiter
 
-from kvqueue_fastapi.codec import decode_options, decode_payload
+from kvqueue_fastapi.codec import decode_payload
 from kvqueue_fastapi.endings import to_the_end
-from kvqueue_fastapi.errors import (
-    HandlerError,
-    InvalidOptionError,
-    KvQueueClosedError,
-    PayloadError,
-    Reject,
-    RetryLater,
-)
+from kvqueue_fastapi.errors import PayloadError
 from kvqueue_fastapi.handlers.table import Handler, HandlerTable
 from kvqueue_fastapi.message import Hold, Message
 from kvqueue_fastapi.middleware import NO_HOOKS, Hooks
-from kvqueue_fastapi.model import Claim, Failure, Options, Outcome, Settlement
-from kvqueue_fastapi.redaction import (
-    EVERYTHING,
-    Raised,
-    Redaction,
-    cut_text,
-    cut_trace,
-    error_text,
-    error_trace,
-)
-from kvqueue_fastapi.retry import MAX_DELAY_S, duration_ms, next_delay_ms, schedule_of
+from kvqueue_fastapi.model import Options, Settlement
+from kvqueue_fastapi.redaction import EVERYTHING, Redaction
 from kvqueue_fastapi.sender import Sender
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.threads import ThreadCall
+from kvqueue_fastapi.verdicts import Verdicts, comes_of_cancelling, done, meant, options_of
 
 log = logging.getLogger("kvqueue_fastapi")
 
-_PACKAGE: Final = __name__.partition(".")[0] + "."
-_PLAIN: Final = Options()
-_NO_HEADERS: Final[Mapping[str, str]] = _PLAIN.headers
+_NO_HEADERS: Final[Mapping[str, str]] = Options().headers
 
 SettleLate = Callable[[Hold, Settlement], None]
 """Settles a message whose thread outlived the listener; called in that thread."""
@@ -77,12 +59,10 @@ class Dispatcher:
         self._table = table
         self._around = hooks.handle
         self._is_timed = bool(hooks.settled)
-        self._jitter = settings.retry_jitter
-        self._schedule_ms = tuple(round(step * 1000) for step in settings.backoff_schedule_s)
         self._sender = sender
         self._settle_late = settle_late
         self._is_stopping = is_stopping
-        self._redaction = redaction
+        self._verdicts = Verdicts(settings, redaction)
         self._sync_concurrency = settings.sync_concurrency
         self._pid = os.getpid()
 
@@ -113,14 +93,12 @@ class Dispatcher:
         claim = hold.claim
         handler = self._table.get(claim.type)
         if handler is None:
-            return self._unhandled(hold)
+            return self._verdicts.unhandled(hold)
         try:
-            options = _PLAIN if claim.options is None else decode_options(claim.options)
+            options = options_of(claim)
             payload = decode_payload(claim.data, handler.adapter)
         except PayloadError as error:
-            # Trying again would read the same bytes.
-            hold.refuse(error)
-            return self._dead(claim, error, "cannot be read")
+            return self._verdicts.unreadable(hold, error)
         # A thread cannot await a commit, and would drop it unseen.
         sender = self._sender if handler.is_async else None
         message = Message(hold, payload, options.headers or _NO_HEADERS, sender)
@@ -141,20 +119,19 @@ class Dispatcher:
             return self._ended_by(error, handler, hold, options)
         if hold.settling is not None:
             await _settling_ended(hold)
-        return _done(claim) if ended and not hold.settled else None
+        return done(claim) if ended and not hold.settled else None
 
     def _ended_by(
         self, error: BaseException, handler: Handler, hold: Hold, options: Options
     ) -> Settlement | None:
-        hold.error = error = _meant(error, handler)
-        is_ours = self._is_stopping() and _comes_of_cancelling(error)
+        hold.error = error = meant(error, handler)
+        is_ours = self._is_stopping() and comes_of_cancelling(error)
         if not hold.settled:
             if is_ours:
-                return self._given_back(hold.claim, error)
-            return self._verdict(handler, hold.claim, options, error)
+                return self._verdicts.given_back(hold.claim, error)
+            return self._verdicts.of(error, handler, hold.claim, options)
         if not is_ours:
-            how = "was settled by its own message.atomic(); what it raised changes nothing"
-            self._log(logging.ERROR, hold.claim, error, how)
+            self._verdicts.too_late(hold.claim, error)
         return None
 
     async def _handle_through(
@@ -214,7 +191,7 @@ class Dispatcher:
         def late(error: BaseException | None) -> None:
             hold.end()
             if error is None:
-                self._settle_late(hold, _done(hold.claim))
+                self._settle_late(hold, done(hold.claim))
             elif ended := self._ended_by(error, handler, hold, options):
                 self._settle_late(hold, ended)
 
@@ -227,111 +204,12 @@ class Dispatcher:
 
         return await ThreadCall(work, late=late).run(self._threads)
 
-    def _verdict(
-        self, handler: Handler, claim: Claim, options: Options, error: BaseException
-    ) -> Settlement:
-        if isinstance(error, Reject):
-            return self._dead(claim, error, "was rejected")
-        if isinstance(error, RetryLater):
-            try:
-                delay_ms = duration_ms(error.delay, name="RetryLater", limit_s=MAX_DELAY_S)
-            except InvalidOptionError as wrong:
-                error = wrong
-            else:
-                return Settlement(
-                    claim.id,
-                    claim.token,
-                    Outcome.LATER,
-                    delay_ms,
-                    ordering_key=claim.ordering_key,
-                )
-        if handler.give_up_on and isinstance(error, handler.give_up_on):
-            return self._dead(claim, error, "is given up at once")
-        schedule = schedule_of(
-            options.backoff_schedule_ms, handler.backoff_schedule_ms, self._schedule_ms
-        )
-        return self._failed(claim, error, schedule)
-
-    def _unhandled(self, hold: Hold) -> Settlement:
-        claim = hold.claim
-        msg = (
-            f"No handler takes {claim.type!r} in this process, and KVQUEUE_UNHANDLED=fail. "
-            "Add its consumer, or leave such messages to other processes."
-        )
-        options = _PLAIN
-        if claim.options is not None:
-            try:
-                options = decode_options(claim.options)
-            except PayloadError as error:
-                return self._dead(claim, error, "cannot be read")
-        schedule = schedule_of(options.backoff_schedule_ms, None, self._schedule_ms)
-        reason = HandlerError(msg)
-        hold.refuse(reason)
-        return self._failed(claim, reason, schedule)
-
-    def _failed(
-        self, claim: Claim, error: BaseException, schedule_ms: tuple[int, ...]
-    ) -> Settlement:
-        # A delivery that a crash cut off spends none of the retries.
-        failures = max(1, claim.attempt - claim.crashes)
-        delay_ms = next_delay_ms(failures, schedule_ms, jitter=self._jitter)
-        if delay_ms is None:
-            return self._dead(claim, error, f"failed for the last time ({failures})")
-        how = "failed in attempt %d; again in %g s"
-        self._log(logging.ERROR, claim, error, how, claim.attempt, delay_ms / 1000)
-        return Settlement(
-            claim.id,
-            claim.token,
-            Outcome.RETRY,
-            delay_ms,
-            failure_of(error),
-            claim.ordering_key,
-        )
-
-    def _dead(self, claim: Claim, error: BaseException, how: str) -> Settlement:
-        self._log(logging.ERROR, claim, error, f"{how}; it is a dead letter now")
-        return Settlement(
-            claim.id,
-            claim.token,
-            Outcome.DEAD,
-            failure=failure_of(error),
-            ordering_key=claim.ordering_key,
-        )
-
-    def _given_back(self, claim: Claim, error: BaseException) -> Settlement:
-        if not isinstance(error, asyncio.CancelledError):
-            self._log(logging.WARNING, claim, error, "failed when it was cancelled")
-        return Settlement(claim.id, claim.token, Outcome.RELEASE, ordering_key=claim.ordering_key)
-
-    def _log(
-        self, level: int, claim: Claim, error: BaseException, how: str, *figures: object
-    ) -> None:
-        told = self._redaction.of_error(claim.type, _as_raised(error))
-        args = (claim.type, claim.id, *figures, told.text)
-        line = f"%.255s %d {how}: %s"
-        with suppress(Exception):  # no log that fails may end the listener
-            log.log(level, line, *args, exc_info=told.exc_info, extra=_record(claim))
-
 
 async def _settling_ended(hold: Hold) -> None:
     """Wait for a commit that a task of the handler has begun, and that may settle the message."""
     if hold.settling is not None:
         with suppress(Exception, asyncio.CancelledError):
             await to_the_end(hold.settling)
-
-
-def failure_of(error: BaseException) -> Failure:
-    """What is kept of an error: its type and text, and both ends of its traceback."""
-    text, trace = error_text(error), error_trace(_as_raised(error))
-    return Failure(_storable(cut_text(text)), _storable(cut_trace(trace)))
-
-
-def _meant(error: BaseException, handler: Handler) -> BaseException:
-    """The verdict that is alone in a group: a TaskGroup puts even one error into a group."""
-    lone = error
-    while isinstance(lone, BaseExceptionGroup) and len(lone.exceptions) == 1:
-        lone = lone.exceptions[0]
-    return lone if isinstance(lone, (Reject, RetryLater, *handler.give_up_on)) else error
 
 
 def _end_child(handler: Handler) -> NoReturn:
@@ -354,50 +232,6 @@ def _end_child(handler: Handler) -> NoReturn:
             )
     finally:
         os._exit(status)
-
-
-def _as_raised(error: BaseException) -> Raised:
-    """The error with its traceback from the handler on: how it was called is no news."""
-    frames = error.__traceback__
-    while frames is not None and _is_ours(frames):
-        frames = frames.tb_next
-    return type(error), error, frames or error.__traceback__
-
-
-def _is_ours(frames: TracebackType) -> bool:
-    return str(frames.tb_frame.f_globals.get("__name__", "")).startswith(_PACKAGE)
-
-
-def _done(claim: Claim) -> Settlement:
-    return Settlement(claim.id, claim.token, ordering_key=claim.ordering_key)
-
-
-def _record(claim: Claim) -> dict[str, Any]:
-    return {
-        "message_id": claim.id,
-        "message_type": claim.type,
-        "attempt": claim.attempt,
-    }
-
-
-def _storable(text: str) -> str:
-    # Lone surrogates, which a file name may bring into an error, are no UTF-8.
-    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
-
-
-def _comes_of_cancelling(error: BaseException) -> bool:
-    # Also where being cancelled made the handler fail.
-    found: BaseException | None = error
-    seen: set[int] = set()
-    while found is not None and not isinstance(found, TimeoutError | Reject | RetryLater):
-        if id(found) in seen:  # somebody has made a ring of them
-            return False
-        seen.add(id(found))
-        # What still uses the store then has failed by our closing it.
-        if isinstance(found, asyncio.CancelledError | KvQueueClosedError):
-            return True
-        found = found.__context__
-    return False
 
 
 def _loop_is_gone() -> bool:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import contextvars
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,7 +11,8 @@ from math import ceil
 from typing import Any, Final
 
 from kvqueue_fastapi.deliveries import Deliveries
-from kvqueue_fastapi.dispatch import Dispatcher, failure_of
+from kvqueue_fastapi.departure import Departure
+from kvqueue_fastapi.dispatch import Dispatcher
 from kvqueue_fastapi.endings import in_own_thread
 from kvqueue_fastapi.handlers.table import HandlerTable
 from kvqueue_fastapi.isolation import APART_S, Isolation
@@ -32,6 +32,7 @@ from kvqueue_fastapi.settling import Settler
 from kvqueue_fastapi.store.base import SUSPECT_CRASHES, ClaimRequest, Store
 from kvqueue_fastapi.turns import Turns
 from kvqueue_fastapi.unhandled import UnhandledTypes
+from kvqueue_fastapi.verdicts import dead
 
 log = logging.getLogger("kvqueue_fastapi")
 
@@ -77,20 +78,22 @@ class Listener:
         any_type = settings.unhandled == "fail"
         self._turns = Turns(store, table.types, any_type=any_type)
         self._unhandled = None if any_type else UnhandledTypes(store, frozenset(table.types))
-        self._handle_one = Dispatcher(
-            table, settings, sender, self._settle_late, self._is_cancelling, redaction, hooks
-        ).handle
         self._prefetch = Prefetch(self._rooms, self._claim)
         self._settler = Settler(store, self._holds, Deliveries(hooks.settled))
         self._reporter = Reporter(store, self._settler.deliveries, self._runners.running.__len__)
         self._keeper = LeaseKeeper(store, self._holds, settings.lease_s, self._reporter.look)
+        self._departure = Departure(
+            store, self._keeper, self._reporter, self._settler.deliveries, self._holds
+        )
+        late = self._departure.settle_late
+        self._handle_one = Dispatcher(
+            table, settings, sender, late, self._is_cancelling, redaction, hooks
+        ).handle
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._offers = Offers(store, self._to_offer, self._accept_offered, self._wake)
         self._more = self._stopping = self._is_late = False
         self._lingering = 0
-        self._left = threading.Event()
-        self._late = threading.Lock()
         self._loops: list[asyncio.Task[None]] = []
         self._unsubscribe: Callable[[], None] = lambda: None
 
@@ -125,7 +128,8 @@ class Listener:
         finally:
             self._is_late = True
             # Whatever happened: threads that outlive the event loop wait for it.
-            await in_own_thread(self._leave)
+            lingers = bool(self._lingering or self._runners.running)
+            await in_own_thread(lambda: self._departure.leave(self._listener_id, lingers=lingers))
 
     @property
     def is_alive(self) -> bool:
@@ -337,7 +341,7 @@ class Listener:
         hold.ended = True
         if self._is_late and (settlement is not None or hold.settled):
             # It took longer to be cancelled than the shutdown could wait.
-            await in_own_thread(lambda: self._settle_late(hold, settlement))
+            await in_own_thread(lambda: self._departure.settle_late(hold, settlement))
         elif settlement is not None:
             self._end(hold, settlement)
         elif hold.settled:
@@ -352,18 +356,8 @@ class Listener:
         if hold.settled:
             self._let_go(hold)
         else:
-            claim = hold.claim
             hold.error = error
-            self._end(
-                hold,
-                Settlement(
-                    claim.id,
-                    claim.token,
-                    Outcome.DEAD,
-                    failure=failure_of(error),
-                    ordering_key=claim.ordering_key,
-                ),
-            )
+            self._end(hold, dead(hold.claim, error))
 
     def _end(self, hold: Hold, settlement: Settlement) -> None:
         self._settler.add(hold, settlement)
@@ -421,42 +415,3 @@ class Listener:
                 hold.claim.type,
                 hold.claim.id,
             )
-
-    def _leave(self) -> None:
-        try:
-            if self._lingering or self._runners.running:
-                # What goes on keeps its lease; the last thread leaves in our place, or the end
-                # of the process does.
-                self._store.retain()
-                self._store.retire_listener(self._listener_id)
-            else:
-                self._keeper.stop()
-                self._reporter.finish()
-                self._store.leave_listener(self._listener_id)
-        finally:
-            self._left.set()
-
-    def _settle_late(self, hold: Hold, settlement: Settlement | None) -> None:
-        """Settle a message whose handler outlived the listener, unless that has settled it."""
-        self._left.wait()
-        try:
-            (held,) = (True,) if settlement is None else self._store.settle_now([settlement])
-            outcome = Outcome.DONE if settlement is None else settlement.outcome
-            self._settler.deliveries.ended(hold, outcome, was_held=held)
-        except Exception:
-            log.exception("Message %d could not be settled; it comes again", hold.claim.id)
-        with self._late:
-            self._holds.pop(hold.claim.id, None)
-            is_last = not self._holds
-        if is_last:
-            self._leave_late()
-
-    def _leave_late(self) -> None:
-        try:
-            self._keeper.stop()
-            self._reporter.finish()
-            self._store.leave_listener(self._listener_id)
-        except Exception:
-            log.exception("The listener could not leave cleanly; its peers see that it is gone")
-        finally:
-            self._store.let_go()

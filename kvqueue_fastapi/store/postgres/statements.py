@@ -543,7 +543,6 @@ RETURNING 1
 """
 VACUUM: Final = "VACUUM (INDEX_CLEANUP ON, TRUNCATE OFF, SKIP_LOCKED) {schema}.kvqueue_messages"
 TRY_LOCK: Final = "SELECT pg_try_advisory_lock($1, $2)"
-UNLOCK: Final = "SELECT pg_advisory_unlock($1, $2)"
 
 # --- telling others ----------------------------------------------------------------------
 
