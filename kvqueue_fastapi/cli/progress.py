@@ -1,9 +1,10 @@
-"""A bar that shows how far a long command is, on stderr, where that is a terminal."""
+"""What shows that a long command goes on, on stderr, where that is a terminal."""
 
+import asyncio
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from rich.progress import (
     BarColumn,
@@ -13,12 +14,16 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.text import Text
 
 from kvqueue_fastapi.cli.output import error_console
 from kvqueue_fastapi.cli.texts import visible
 
 Advance: TypeAlias = Callable[[int], None]
 """Told how many are done by now."""
+
+SLOW_S: Final = 1.0
+"""How long nobody wonders what is going on."""
 
 
 @contextmanager
@@ -45,3 +50,19 @@ def bar(what: str, total: int) -> Generator[Advance]:
     with bars() as progress:
         bar_id = progress.add_task(visible(what), total=total)
         yield lambda done: progress.update(bar_id, completed=done)
+
+
+@contextmanager
+def waiting_for(what: str) -> Generator[None]:
+    """Name what is waited for, if it takes long; on an event loop."""
+    console = error_console()
+    if not console.is_terminal:
+        yield
+        return
+    status = console.status(Text(visible(f"Waiting for {what}")))
+    timer = asyncio.get_running_loop().call_later(SLOW_S, status.start)
+    try:
+        yield
+    finally:
+        timer.cancel()
+        status.stop()

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple, TypeVar
 
 from kvqueue_fastapi.cli.apps import app_of
 from kvqueue_fastapi.cli.exits import FailedError
+from kvqueue_fastapi.cli.progress import waiting_for
 from kvqueue_fastapi.lifespan import Runtime
 from kvqueue_fastapi.module import KvQueueModule
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import survey_store
 from kvqueue_fastapi.store.surveys import StoreSurvey
+from kvqueue_fastapi.urls import shown_url
 from kvqueue_fastapi.worker import runtime_of
 
 T = TypeVar("T")
@@ -62,7 +64,8 @@ class Place(NamedTuple):
 
 async def surveyed(settings: KvQueueSettings) -> StoreSurvey:
     """Look at the store of some settings from outside."""
-    return await survey_store(settings.url, settings)
+    with waiting_for(shown_url(settings.url)):
+        return await survey_store(settings.url, settings)
 
 
 def require_store(survey: StoreSurvey, *, create: bool = False) -> None:

@@ -19,6 +19,7 @@ from kvqueue_fastapi.cli.texts import counted
 from tests.cli.bench import Bench, Ran
 from tests.cli.meddler import meddling
 from tests.cli.terminal import KVQUEUE, PATIENCE_S, Terminal, piped
+from tests.servers.directory import free_port
 
 Kvqueue = Callable[..., Ran]
 SCRIPT = str(Path(sys.executable).with_name("kvqueue"))
@@ -123,6 +124,19 @@ def test_an_empty_list_says_what_to_do(bench: Bench) -> None:
         assert terminal.ended() == 0
 
     assert "Nobody listens. Start the app, or a worker: kvqueue worker module:app" in terminal.text
+
+
+def test_a_server_that_is_away_is_waited_for_by_name_until_ctrl_c() -> None:
+    url = f"postgresql://ada:secret@127.0.0.1:{free_port()}/shop"
+
+    with Terminal("stats", "--url", url) as terminal:
+        terminal.says(lambda text: f"Waiting for {url.replace('secret', '***')}" in text)
+        terminal.interrupt()
+        code = terminal.ended()
+
+    assert code == 130
+    assert "secret" not in terminal.text
+    assert "Traceback" not in terminal.text
 
 
 @pytest.mark.parametrize(("answer", "code", "left"), [("", 1, 2), ("y", 0, 0)])
