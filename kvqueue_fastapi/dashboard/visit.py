@@ -106,8 +106,7 @@ class Visit:
             status: of the response.
             facts: what the template is told beside what every page needs.
         """
-        # A page that renews itself must not take the news from its reader.
-        # Neither a renewal nor a HEAD is read by somebody who waits for news.
+        # Neither a page that renews itself nor a HEAD may take the news from its reader.
         is_read = self.request.method != "HEAD" and "hx-request" not in self.request.headers
         news = _news(self.request) if is_read else None
         every = {
