@@ -49,7 +49,7 @@ class CountingAdmin(KvQueueAdmin):
 
 async def test_many_viewers_share_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
     async with opened() as (_, real):
-        admin = CountingAdmin(handle=real._handle, sender=real._sender, redaction=real._redaction)
+        admin = CountingAdmin(handle=real._handle, sender=real._sender)
         shared = Looks()
         await asyncio.gather(*(shared.latest(admin) for _ in range(50)))
         await shared.latest(admin)
@@ -119,7 +119,7 @@ class SlowAdmin(KvQueueAdmin):
 async def test_store_that_does_not_answer_is_told_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(looks, "PATIENCE_S", 0.02)
     async with opened() as (_, real):
-        admin = SilentAdmin(handle=real._handle, sender=real._sender, redaction=real._redaction)
+        admin = SilentAdmin(handle=real._handle, sender=real._sender)
         with pytest.raises(StoreBusyError, match=r"has not answered for 0\.04 s"):
             async with asyncio.timeout(10):
                 await Looks().latest(admin)
@@ -130,7 +130,7 @@ async def test_store_that_counts_for_long_but_answers_is_waited_for(
 ) -> None:
     monkeypatch.setattr(looks, "PATIENCE_S", 0.2)
     async with opened() as (_, real):
-        admin = SlowAdmin(handle=real._handle, sender=real._sender, redaction=real._redaction)
+        admin = SlowAdmin(handle=real._handle, sender=real._sender)
         admin.is_enough = asyncio.Event()
         async with asyncio.timeout(10):
             assert (await Looks().latest(admin)).counts == ()
@@ -156,7 +156,7 @@ class NamedAdmin(KvQueueAdmin):
 
 async def test_look_is_reckoned_beside_the_event_loop() -> None:
     async with opened() as (_, real):
-        admin = NamedAdmin(handle=real._handle, sender=real._sender, redaction=real._redaction)
+        admin = NamedAdmin(handle=real._handle, sender=real._sender)
         await Looks().latest(admin)
 
     assert Name.threads
