@@ -13,7 +13,7 @@ from anyio import CapacityLimiter
 
 from kvqueue_fastapi.codec import decode_payload
 from kvqueue_fastapi.endings import to_the_end
-from kvqueue_fastapi.errors import PayloadError
+from kvqueue_fastapi.errors import KvQueueError, PayloadError
 from kvqueue_fastapi.handlers.table import Handler, HandlerTable
 from kvqueue_fastapi.message import Hold, Message
 from kvqueue_fastapi.middleware import NO_HOOKS, Hooks
@@ -138,11 +138,22 @@ class Dispatcher:
         self, handler: Handler, hold: Hold, message: Message[Any], options: Options
     ) -> bool:
         assert self._around is not None  # noqa: S101 because the caller has looked
-        ended = True
+        ended, may_call = True, True
 
         async def call(message: Message[Any]) -> None:
-            nonlocal ended
-            ended = await self._run(handler, hold, message, options)
+            nonlocal ended, may_call
+            if not may_call:
+                msg = (
+                    "Middleware awaited call_next again, which would handle the message twice. "
+                    "Await it once, or again when it has raised."
+                )
+                raise KvQueueError(msg)
+            may_call = False
+            try:
+                ended = await self._run(handler, hold, message, options)
+            except BaseException:
+                may_call = True
+                raise
 
         await self._around(message, call)
         return ended
@@ -202,7 +213,7 @@ class Dispatcher:
                 if os.getpid() != self._pid:
                     _end_child(handler)
 
-        return await ThreadCall(work, late=late).run(self._threads)
+        return await ThreadCall(work, late, self._is_stopping).run(self._threads)
 
 
 async def _settling_ended(hold: Hold) -> None:

@@ -66,13 +66,8 @@ class Sender:
             Exception: what it raised, or the commit.
         """
         assert self._around is not None  # noqa: S101 because callers look at `is_hooked`
-        ids: list[int] | None = None
 
-        async def call(given: Sequence[OutgoingMessage]) -> list[int]:
-            nonlocal ids
-            if ids is not None:
-                msg = "Middleware awaited call_next twice, which would send twice. Await it once."
-                raise KvQueueError(msg)
+        async def store(given: Sequence[OutgoingMessage]) -> list[int]:
             if (wrong := _no_message(given)) is not None:
                 msg = (
                     f"Middleware handed on {shown(wrong)}, allowed is a list of OutgoingMessage. "
@@ -86,16 +81,14 @@ class Sender:
                 )
                 raise KvQueueError(msg)
             ready = [self._again(*three) for three in zip(messages, sends, given, strict=True)]
-            ids = list(await commit(ready))
-            return list(ids)
+            return list(await commit(ready))
 
-        await self._around(messages, call)
-        if ids is None:
-            msg = (
-                "Middleware did not await call_next(messages), so nothing was sent. Raise instead."
-            )
-            raise KvQueueError(msg)
-        return ids
+        once = _Once(store)
+        try:
+            await self._around(messages, once.call)
+        finally:
+            once.is_over = True
+        return once.result()
 
     def _again(self, old: OutgoingMessage, send: Send, new: OutgoingMessage) -> Send:
         if new is old:
@@ -128,6 +121,50 @@ class Sender:
         if self._pending is not None:
             await self._pending.admit(store, len(sends))
         return await store.send_within(connection, sends)
+
+
+class _Once:
+    """The rest of the way of a send, which no middleware can go twice."""
+
+    def __init__(self, store: CallSend) -> None:
+        self._store = store
+        self._has_begun = False
+        self._ids: list[int] | None = None
+        self.is_over = False
+
+    async def call(self, given: Sequence[OutgoingMessage]) -> list[int]:
+        """Be the `call_next` of the innermost middleware."""
+        if self.is_over:
+            msg = "Middleware awaited call_next after its send had returned. Await it within."
+            raise KvQueueError(msg)
+        if self._has_begun:
+            msg = "Middleware awaited call_next twice, which would send twice. Await it once."
+            raise KvQueueError(msg)
+        self._has_begun = True
+        try:
+            self._ids = await self._store(given)
+        except Exception:
+            # Nothing is stored then. Where it was cancelled, nobody knows.
+            self._has_begun = False
+            raise
+        return list(self._ids)
+
+    def result(self) -> list[int]:
+        """The ids, once the middleware has returned.
+
+        Raises:
+            KvQueueError: it has not waited for them.
+        """
+        if self._ids is not None:
+            return self._ids
+        if self._has_begun:
+            msg = (
+                "Middleware returned before call_next(messages) had, or has cut it off: they may "
+                "be stored all the same. Await it to its end, or raise."
+            )
+            raise KvQueueError(msg)
+        msg = "Middleware did not await call_next(messages), so nothing was sent. Raise instead."
+        raise KvQueueError(msg)
 
 
 def _no_message(given: Any) -> object:

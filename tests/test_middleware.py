@@ -1,5 +1,6 @@
 import asyncio
 import logging
+import threading
 from collections.abc import Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -449,3 +450,166 @@ async def test_middleware_sends_once_and_messages_alone(tmp_path: Path) -> None:
 
             messages = await injector.get(KvQueueAdmin).messages()
         assert len(messages) == count
+
+
+async def test_a_send_that_middleware_cuts_off_or_doubles_is_never_stored_twice(
+    tmp_path: Path,
+) -> None:
+    class Impatient(Middleware):
+        async def send(self, messages: Any, call_next: CallSend) -> list[int]:
+            first = asyncio.ensure_future(call_next(messages))
+            await asyncio.sleep(0)
+            first.cancel()
+            await asyncio.wait([first])
+            return await call_next(messages)
+
+    class AtOnce(Middleware):
+        async def send(self, messages: Any, call_next: CallSend) -> list[int]:
+            first, second = await asyncio.gather(
+                call_next(messages), call_next(messages), return_exceptions=True
+            )
+            assert not isinstance(first, BaseException)
+            assert isinstance(second, BaseException)
+            raise second
+
+    for one in (Impatient(), AtOnce()):
+        async with running(tmp_path, middleware=[one]) as injector:
+            with pytest.raises(KvQueueError, match="awaited call_next twice"):
+                await injector.get(KvQueue).send_message(type(one).__name__)
+
+            messages = await injector.get(KvQueueAdmin).messages(type=type(one).__name__)
+        assert len(messages) <= 1
+
+
+async def test_a_send_that_failed_may_be_tried_again(tmp_path: Path) -> None:
+    class Patient(Middleware):
+        async def send(self, messages: Any, call_next: CallSend) -> list[int]:
+            with pytest.raises(PayloadTooLargeError):
+                await call_next([replace(messages[0], data="x" * 70_000)])
+            return await call_next(messages)
+
+    async with running(tmp_path, middleware=[Patient()]) as injector:
+        await injector.get(KvQueue).send_message("n")
+
+        assert len(await injector.get(KvQueueAdmin).messages()) == 1
+
+
+async def test_what_middleware_leaves_behind_sends_nothing_or_is_told_of(tmp_path: Path) -> None:
+    left: list[asyncio.Future[list[int]]] = []
+
+    class Leaving(Middleware):
+        def __init__(self, turns: int) -> None:
+            self.turns = turns
+
+        async def send(self, messages: Any, call_next: CallSend) -> list[int]:
+            left.append(asyncio.ensure_future(call_next(messages)))
+            for _ in range(self.turns):
+                await asyncio.sleep(0)
+            return []
+
+    for turns, text, error in (
+        (0, "so nothing was sent", "call_next after its send had returned"),
+        (1, "may be stored all the same", None),
+    ):
+        async with running(tmp_path, middleware=[Leaving(turns)]) as injector:
+            with pytest.raises(KvQueueError, match=text):
+                await injector.get(KvQueue).send_message("n")
+            await asyncio.wait(left)
+            found = await injector.get(KvQueueAdmin).messages()
+            assert len(found) == (error is None)
+        if error is not None:
+            with pytest.raises(KvQueueError, match=error):
+                await left.pop()
+
+
+@pytest.mark.parametrize("is_async", [True, False], ids=["async def", "def"])
+async def test_a_handler_that_runs_or_has_returned_is_not_called_again(
+    tmp_path: Path,
+    is_async: bool,  # noqa: FBT001 because pytest gives it
+) -> None:
+    class AtOnce(Middleware):
+        async def handle(self, message: Message[Any], call_next: CallHandler) -> None:
+            _, second = await asyncio.gather(
+                call_next(message), call_next(message), return_exceptions=True
+            )
+            refused.append(str(second))
+
+    class Twice(Middleware):
+        async def handle(self, message: Message[Any], call_next: CallHandler) -> None:
+            await call_next(message)
+            with pytest.raises(KvQueueError) as second:
+                await call_next(message)
+            refused.append(str(second.value))
+
+    seen = Seen()
+    refused: list[str] = []
+
+    @on_queue_message("n")
+    async def handle(payload: int) -> None:
+        await asyncio.sleep(0)
+        seen.add(payload)
+
+    @on_queue_message("n")
+    def handle_in_thread(payload: int) -> None:
+        seen.add(payload)
+
+    for one in (AtOnce(), Twice()):
+        handler = handle if is_async else handle_in_thread
+        async with running(tmp_path, handler, middleware=[one]) as injector:
+            await injector.get(KvQueue).send_message("n", 1)
+            await injector.get(KvQueue).run_until_idle()
+
+    assert seen == [1, 1]
+    assert len(refused) == 2
+    assert all("would handle the message twice" in one for one in refused)
+
+
+async def test_a_handler_that_failed_may_be_called_again(tmp_path: Path) -> None:
+    class Stubborn(Middleware):
+        async def handle(self, message: Message[Any], call_next: CallHandler) -> None:
+            with pytest.raises(ValueError, match="once"):
+                await call_next(message)
+            await call_next(message)
+
+    told, seen = Told(), Seen()
+
+    @on_queue_message("n")
+    async def handle() -> None:
+        seen.add("n")
+        if seen == ["n"]:
+            raise ValueError("once")
+
+    async with running(tmp_path, handle, middleware=[Stubborn(), told]) as injector:
+        await injector.get(KvQueue).send_message("n")
+        await injector.get(KvQueue).run_until_idle()
+
+    assert (seen, told.endings) == (["n", "n"], ["done"])
+
+
+async def test_a_thread_that_middleware_is_tired_of_ends_first_and_gives_its_slot_back(
+    tmp_path: Path,
+) -> None:
+    class Impatient(Middleware):
+        async def handle(self, message: Message[Any], call_next: CallHandler) -> None:
+            async with asyncio.timeout(None) as limit:
+                task = asyncio.ensure_future(call_next(message))
+                if message.data == 1:
+                    await asyncio.to_thread(begun.wait, 10)
+                    asyncio.get_running_loop().call_later(0.05, go_on.set)
+                    limit.reschedule(0)
+                await task
+
+    begun, go_on = threading.Event(), threading.Event()
+    told, seen = Told(), Seen()
+
+    @on_queue_message("n", concurrency=1)
+    def handle(payload: int) -> None:
+        begun.set()
+        go_on.wait(10)
+        seen.add(payload)
+
+    async with running(tmp_path, handle, middleware=[Impatient(), told], listen=True) as injector:
+        await injector.get(KvQueue).send_messages([("n", 1), ("n", 2)])
+        await seen.reach(2)
+
+    assert (seen, told.endings) == ([1, 2], ["done", "done"])

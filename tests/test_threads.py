@@ -7,6 +7,14 @@ from anyio import CapacityLimiter
 from kvqueue_fastapi.threads import ThreadCall
 
 
+def leave() -> bool:
+    return True
+
+
+def stay() -> bool:
+    return False
+
+
 def never_late(error: BaseException | None) -> None:
     pytest.fail(f"late was called with {error!r}")
 
@@ -14,7 +22,7 @@ def never_late(error: BaseException | None) -> None:
 async def test_a_call_that_returns_in_time_is_not_late() -> None:
     ran: list[str] = []
 
-    ended = await ThreadCall(lambda: ran.append("here"), never_late).run(CapacityLimiter(1))
+    ended = await ThreadCall(lambda: ran.append("here"), never_late, leave).run(CapacityLimiter(1))
 
     assert (ended, ran) == (True, ["here"])
 
@@ -24,7 +32,7 @@ async def test_the_error_of_a_call_reaches_the_one_who_waits() -> None:
         raise KeyError("gone")
 
     with pytest.raises(KeyError, match="gone"):
-        await ThreadCall(fail, never_late).run(CapacityLimiter(1))
+        await ThreadCall(fail, never_late, leave).run(CapacityLimiter(1))
 
 
 async def test_a_cancelled_wait_leaves_the_thread_and_hears_of_its_end_later() -> None:
@@ -41,7 +49,7 @@ async def test_a_cancelled_wait_leaves_the_thread_and_hears_of_its_end_later() -
         errors.append(error)
         loop.call_soon_threadsafe(late.set)
 
-    waiting = asyncio.create_task(ThreadCall(work, say).run(CapacityLimiter(1)))
+    waiting = asyncio.create_task(ThreadCall(work, say, leave).run(CapacityLimiter(1)))
     await asyncio.to_thread(started.wait, 10)
     waiting.cancel()
     ended = await waiting
@@ -52,13 +60,63 @@ async def test_a_cancelled_wait_leaves_the_thread_and_hears_of_its_end_later() -
     assert [repr(error) for error in errors] == ["ValueError('too late')"]
 
 
+@pytest.mark.parametrize("fails", [False, True])
+async def test_one_who_may_not_leave_waits_for_the_end_however_often_he_is_cancelled(
+    *, fails: bool
+) -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    def work() -> None:
+        started.set()
+        go_on.wait(10)
+        if fails:
+            raise ValueError("its own")
+
+    waiting = asyncio.create_task(ThreadCall(work, never_late, stay).run(CapacityLimiter(1)))
+    await asyncio.to_thread(started.wait, 10)
+    for _ in range(3):
+        waiting.cancel()
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+    go_on.set()
+
+    if fails:
+        with pytest.raises(ValueError, match="its own"):
+            await waiting
+    else:
+        assert await waiting is True
+
+
+async def test_one_who_waits_on_leaves_when_he_may() -> None:
+    started, go_on, late = threading.Event(), threading.Event(), threading.Event()
+    is_stopping = False
+
+    def work() -> None:
+        started.set()
+        go_on.wait(10)
+
+    call = ThreadCall(work, lambda _: late.set(), lambda: is_stopping)
+    waiting = asyncio.create_task(call.run(CapacityLimiter(1)))
+    await asyncio.to_thread(started.wait, 10)
+    waiting.cancel()
+    await asyncio.sleep(0.01)
+    is_stopping = True
+    waiting.cancel()
+
+    assert await waiting is False
+    go_on.set()
+    assert await asyncio.to_thread(late.wait, 10)
+
+
 async def test_a_wait_cancelled_before_a_thread_was_free_never_runs_the_call() -> None:
     limiter = CapacityLimiter(1)
     go_on = threading.Event()
     ran: list[str] = []
-    first = asyncio.create_task(ThreadCall(lambda: go_on.wait(10), never_late).run(limiter))
+    first = asyncio.create_task(ThreadCall(lambda: go_on.wait(10), never_late, leave).run(limiter))
     await asyncio.sleep(0)
-    second = asyncio.create_task(ThreadCall(lambda: ran.append("x"), never_late).run(limiter))
+    second = asyncio.create_task(
+        ThreadCall(lambda: ran.append("x"), never_late, leave).run(limiter)
+    )
     await asyncio.sleep(0)
 
     second.cancel()
