@@ -15,6 +15,7 @@ from kvqueue_fastapi.model import Delivery
 from kvqueue_fastapi.outgoing import CallSend, OutgoingMessage
 from kvqueue_fastapi.queue import KvQueue
 from kvqueue_fastapi.telemetry import conventions as named
+from kvqueue_fastapi.telemetry.guard import Guard
 from kvqueue_fastapi.telemetry.names import MAX_TYPES, TypeNames
 from kvqueue_fastapi.telemetry.snapshots import MAX_AGE_S, Snapshots
 
@@ -85,44 +86,57 @@ class OpenTelemetryMiddleware(Middleware):
         self._instruments = Instruments(meter, TypeNames(max_types))
         self._attempts = Attempts()
         self._record_exceptions = record_exceptions
+        self._guard = Guard("OpenTelemetryMiddleware")
 
     async def send(self, messages: Sequence[OutgoingMessage], call_next: CallSend) -> list[int]:
         """Be a span, and have its context travel with the messages."""
-        types = {message.type for message in messages}
-        own = [own_links(message) for message in messages]
-        span = self._tracer.start_span(
-            _name(named.SEND, types),
-            kind=trace.SpanKind.PRODUCER,
-            attributes=_sending(messages, types),
-            links=list(chain.from_iterable(own)),
-        )
+        own: list[list[trace.Link]] = []
+        span: trace.Span = trace.INVALID_SPAN
+        with self._guard:
+            types = {message.type for message in messages}
+            own = [own_links(message) for message in messages]
+            span = self._tracer.start_span(
+                _name(named.SEND, types),
+                kind=trace.SpanKind.PRODUCER,
+                attributes=_sending(messages, types),
+                links=list(chain.from_iterable(own)),
+            )
         began = time.perf_counter()
         try:
             with trace.use_span(span, record_exception=False, set_status_on_exception=False):
-                ids = await call_next(_traced(messages, own, span))
+                traced = messages
+                with self._guard:
+                    traced = _traced(messages, own, span)
+                ids = await call_next(traced)
         except BaseException as error:
-            self._fail(span, error)
-            self._instruments.sent(messages, time.perf_counter() - began, error)
+            with self._guard:
+                self._fail(span, error)
+                self._instruments.sent(messages, time.perf_counter() - began, error)
             raise
         else:
-            if len(ids) == 1:
-                span.set_attribute(named.MESSAGE_ID, str(ids[0]))
-            # None where a check failed: those were never on their way.
-            self._instruments.sent(messages[: len(ids)], time.perf_counter() - began)
+            with self._guard:
+                if len(ids) == 1:
+                    span.set_attribute(named.MESSAGE_ID, str(ids[0]))
+                # None where a check failed: those were never on their way.
+                self._instruments.sent(messages[: len(ids)], time.perf_counter() - began)
             return ids
         finally:
-            span.end()
+            with self._guard:
+                span.end()
 
     async def handle(self, message: Message[Any], call_next: CallHandler) -> None:
         """Be a span of the trace that the message was sent in."""
-        sent_in = extracted(message.headers)
-        span = self._tracer.start_span(
-            f"{named.PROCESS} {message.type}",
-            context=sent_in,
-            kind=trace.SpanKind.CONSUMER,
-            attributes=_processing(message),
-            links=links_to(sent_in),
-        )
+        sent_in: contexts.Context | None = None
+        span: trace.Span = trace.INVALID_SPAN
+        with self._guard:
+            sent_in = extracted(message.headers)
+            span = self._tracer.start_span(
+                f"{named.PROCESS} {message.type}",
+                context=sent_in,
+                kind=trace.SpanKind.CONSUMER,
+                attributes=_processing(message),
+                links=links_to(sent_in),
+            )
         # With the baggage of the sender, for whatever the handler calls and sends.
         token = contexts.attach(trace.set_span_in_context(span, sent_in))
         try:
@@ -130,16 +144,20 @@ class OpenTelemetryMiddleware(Middleware):
         except BaseException as error:
             # That it is to come again later, or that we stop, is no failure.
             if not isinstance(error, RetryLater | asyncio.CancelledError):
-                self._fail(span, error)
+                with self._guard:
+                    self._fail(span, error)
             raise
         finally:
             contexts.detach(token)
-            self._attempts.keep(message.id, message.attempt, span, time.time_ns())
+            with self._guard:
+                self._attempts.keep(message.id, message.attempt, span, time.time_ns())
 
     def settled(self, delivery: Delivery) -> None:
         """End the attempt's span with its outcome; count and measure."""
-        self._attempts.settled(delivery)
-        self._instruments.settled(delivery)
+        with self._guard:
+            self._attempts.settled(delivery)
+        with self._guard:
+            self._instruments.settled(delivery)
 
     def _fail(self, span: trace.Span, error: BaseException) -> None:
         if self._record_exceptions:

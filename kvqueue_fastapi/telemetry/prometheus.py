@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import anyio.to_thread
@@ -9,10 +10,11 @@ from fastapi import APIRouter, Request, Response
 
 from kvqueue_fastapi.admin import KvQueueAdmin
 from kvqueue_fastapi.depends import Injected, KvQueueDep
-from kvqueue_fastapi.errors import InvalidOptionError
+from kvqueue_fastapi.errors import InvalidOptionError, shown
 from kvqueue_fastapi.middleware import Middleware
 from kvqueue_fastapi.model import Delivery
 from kvqueue_fastapi.outgoing import CallSend, OutgoingMessage
+from kvqueue_fastapi.telemetry.guard import Guard
 from kvqueue_fastapi.telemetry.names import MAX_TYPES, TypeNames
 from kvqueue_fastapi.telemetry.snapshots import Snapshots
 
@@ -35,6 +37,7 @@ BUCKETS_S: Final = (
 )
 """Upper limits, from a message that is handled at once to one that has waited for half a night."""
 _TYPE: Final = ("type",)
+_DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class PrometheusMiddleware(Middleware):
@@ -56,7 +59,8 @@ class PrometheusMiddleware(Middleware):
             further ones are called "other". Each process counts them for itself.
 
     Raises:
-        InvalidOptionError: the registry has these metrics already, or `max_types` is below 0.
+        InvalidOptionError: the registry has these metrics already, `max_types` is below 0, or
+            PROMETHEUS_MULTIPROC_DIR is no directory to write in.
     """
 
     def __init__(
@@ -64,6 +68,8 @@ class PrometheusMiddleware(Middleware):
     ) -> None:
         self.registry = registry
         self.names = TypeNames(max_types)
+        self._guard = Guard("PrometheusMiddleware")
+        _check_directory()
         try:
             self._make_metrics(registry)
         except ValueError as error:
@@ -111,12 +117,18 @@ class PrometheusMiddleware(Middleware):
         """Count what was committed, and not what was only tried."""
         ids = await call_next(messages)
         if ids:
-            for message in messages:
-                self._sent.labels(self.names.of(message.type)).inc()
+            # They are stored: a sender who got an error would send them again.
+            with self._guard:
+                for message in messages:
+                    self._sent.labels(self.names.of(message.type)).inc()
         return ids
 
     def settled(self, delivery: Delivery) -> None:
         """Count a delivery, and how long it waited and took."""
+        with self._guard:
+            self._count(delivery)
+
+    def _count(self, delivery: Delivery) -> None:
         has_handler = delivery.waited_s is not None
         name = self.names.of(delivery.type, is_handled=has_handler)
         self._deliveries.labels(name, delivery.outcome).inc()
@@ -170,11 +182,21 @@ def metrics_router(
 
 
 def _counted(registry: CollectorRegistry) -> CollectorRegistry:
-    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+    if _DIRECTORY not in os.environ:
         return registry
     everybody = CollectorRegistry()
     MultiProcessCollector(everybody)  # type: ignore[no-untyped-call] # it has no types
     return everybody
+
+
+def _check_directory() -> None:
+    path = os.environ.get(_DIRECTORY)
+    if path is not None and not (Path(path).is_dir() and os.access(path, os.W_OK | os.X_OK)):
+        msg = (
+            f"{_DIRECTORY} is {shown(path)}, which is no directory that this process may write "
+            "in. Make it, empty, before the processes start, or unset the variable."
+        )
+        raise InvalidOptionError(msg)
 
 
 class _Together:

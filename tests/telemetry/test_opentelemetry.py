@@ -6,11 +6,12 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from injector import Injector
-from opentelemetry import baggage, context, trace
+from opentelemetry import baggage, context, propagate, trace
+from opentelemetry.context import Context
 from opentelemetry.propagate import inject
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
@@ -18,6 +19,7 @@ from opentelemetry.semconv._incubating.attributes import messaging_attributes as
 from opentelemetry.semconv._incubating.metrics import messaging_metrics
 from opentelemetry.semconv.attributes import error_attributes
 from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from kvqueue_fastapi import (
     IdempotencyConflictError,
@@ -315,6 +317,57 @@ async def test_a_send_that_fails_is_an_error_with_its_class(url: str, recorded: 
         for point in recorded.points(messaging_metrics.MESSAGING_CLIENT_SENT_MESSAGES)
     }
     assert sent == {None: 1, kind: 1}
+
+
+class Broken(SpanProcessor):
+    """Fails at the begin or at the end of each span."""
+
+    def __init__(self, when: str) -> None:
+        self.when = when
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        self._fail("start")
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self._fail("end")
+
+    def _fail(self, when: str) -> None:
+        if when == self.when:
+            raise OSError(f"no {when}")
+
+
+class BrokenPropagator(TraceContextTextMapPropagator):
+    """Can neither read nor write a context."""
+
+    def extract(self, *_: Any, **__: Any) -> Context:
+        raise OSError("no context")
+
+    def inject(self, *_: Any, **__: Any) -> None:
+        raise OSError("no context")
+
+
+@pytest.mark.parametrize("where", ["start", "end", "context"])
+async def test_telemetry_that_fails_keeps_nothing_from_being_sent_and_handled(
+    url: str,
+    recorded: Recorded,
+    where: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorded.tracers.add_span_processor(Broken(where))
+    if where == "context":
+        monkeypatch.setattr(propagate, "_HTTP_TEXT_FORMAT", BrokenPropagator())
+    async with running(url, recorded.middleware) as queue:
+        first = await queue.send_message("order.created", 1, headers={"traceparent": "x"})
+        second = await queue.send_message("order.created", 2)
+
+        assert await queue.run_until_idle() == 2
+
+    assert second > first
+    assert caplog.text.count("OpenTelemetryMiddleware failed") == 1
+    assert f"no {where}" in caplog.text
+    (consumed,) = recorded.points(messaging_metrics.MESSAGING_CLIENT_CONSUMED_MESSAGES)
+    assert consumed.value == 2
 
 
 async def test_texts_of_errors_can_be_kept_out_of_spans(url: str, recorded: Recorded) -> None:

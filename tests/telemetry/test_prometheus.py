@@ -1,6 +1,10 @@
 import math
+import os
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -227,3 +231,51 @@ def test_what_has_not_happened_yet_is_counted_from_zero(metrics: PrometheusMiddl
 
     for name in ("kvqueue_dead_letters_total", "kvqueue_leases_lost_total"):
         assert metrics.registry.get_sample_value(name, {"type": "order.created"}) == 0
+
+
+VANISHING = """
+import asyncio, shutil, sys
+from injector import Injector
+from kvqueue_fastapi import KvQueueModule, on_queue_message
+from kvqueue_fastapi.telemetry.prometheus import PrometheusMiddleware
+
+@on_queue_message("n")
+async def handle() -> None:
+    print("handled")
+
+async def main():
+    hooks = [PrometheusMiddleware()]
+    module = KvQueueModule(sys.argv[1], consumers=[handle], middleware=hooks, listen=False)
+    async with module.running(Injector([module])) as queue:
+        shutil.rmtree(sys.argv[2])
+        print(await queue.send_message("n"), await queue.send_message("n"))
+        await queue.run_until_idle()
+
+asyncio.run(main())
+"""
+
+
+def test_a_directory_of_counters_that_is_gone_fails_neither_send_nor_handler(
+    tmp_path: Path,
+) -> None:
+    counters = tmp_path / "counters"
+    counters.mkdir()
+    command = [sys.executable, "-c", VANISHING, str(tmp_path / "q.db"), str(counters)]
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(counters)}
+
+    ran = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split("\n") == ["1 2", "handled", "handled", ""]
+    assert ran.stderr.count("PrometheusMiddleware failed") == 1
+
+
+def test_a_directory_of_counters_that_is_not_there_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "gone"))
+
+    with pytest.raises(InvalidOptionError, match=r"DIR is '.*gone', which is no directory"):
+        PrometheusMiddleware(CollectorRegistry())
