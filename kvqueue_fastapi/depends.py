@@ -1,13 +1,13 @@
 """What routes ask for: `KvQueueDep`, `KvDep`, `Injected`."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
 from typing import Annotated, Any
 
-from fastapi import Depends
+from fastapi import Depends, params
 from starlette.requests import HTTPConnection
 
-from kvqueue_fastapi.errors import NotInstalledError
+from kvqueue_fastapi.errors import InvalidOptionError, NotInstalledError, shown
 from kvqueue_fastapi.kv import Kv
 from kvqueue_fastapi.lifespan import STATE_KEY, Runtime
 from kvqueue_fastapi.queue import KvQueue
@@ -89,3 +89,22 @@ def runtime_of(connection: HTTPConnection) -> Runtime:
         "`with TestClient(app)`."
     )
     raise NotInstalledError(msg)
+
+
+def guards(dependencies: Sequence[Any]) -> list[params.Depends]:
+    """What must let a request pass, as routers of FastAPI take it.
+
+    Args:
+        dependencies: `Depends(…)`, or what would be in its brackets.
+
+    Raises:
+        InvalidOptionError: one is neither.
+    """
+    for one in dependencies:
+        if not (isinstance(one, params.Depends) or callable(one)):
+            msg = (
+                f"dependencies has {shown(one)}, allowed are functions. Write "
+                "dependencies=[Depends(admin_only)]."
+            )
+            raise InvalidOptionError(msg)
+    return [one if isinstance(one, params.Depends) else Depends(one) for one in dependencies]

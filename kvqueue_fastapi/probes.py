@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from fastapi import APIRouter
-from fastapi.params import Depends
 from fastapi.responses import JSONResponse
 from starlette.requests import HTTPConnection
 
-from kvqueue_fastapi.depends import get_kv_queue
+from kvqueue_fastapi.depends import get_kv_queue, guards
 from kvqueue_fastapi.errors import KvQueueClosedError, KvQueueNotStartedError
 from kvqueue_fastapi.health import checked_max_age_s
 from kvqueue_fastapi.keeper import Health
@@ -40,11 +39,10 @@ def health_router(
         dependencies: of FastAPI, such as those that let nobody else in.
 
     Raises:
-        InvalidOptionError: `max_age_s` is no number of seconds.
+        InvalidOptionError: `max_age_s` is no number of seconds, or a dependency none.
     """
     limit_s = checked_max_age_s(max_age_s)
-    guards = [one if isinstance(one, Depends) else Depends(one) for one in dependencies]
-    router = APIRouter(dependencies=guards)
+    router = APIRouter(dependencies=guards(dependencies))
 
     async def answer(connection: HTTPConnection) -> JSONResponse:
         try:

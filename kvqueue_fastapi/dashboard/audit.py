@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Sequence
 from typing import Any, Final
+from uuid import UUID
 
 from starlette.requests import Request
 
@@ -59,14 +60,26 @@ def _user(request: Request) -> str | None:
     user: Any = getattr(request.state, "user", None) or request.scope.get("user")
     if user is None:
         return None
-    if isinstance(user, dict):
-        names = [user.get(name) for name in _NAMES]
-    elif isinstance(user, str | int):
-        names = [user]
+    values: list[Any]
+    if isinstance(user, str | int | UUID):
+        values = [user]
+    elif isinstance(user, dict):
+        values = [user.get(name) for name in _NAMES]
     else:
-        names = [_attribute(user, name) for name in _NAMES]
-    name = next((name for name in names if isinstance(name, str | int) and name != ""), None)
-    return (type(user).__name__ if name is None else str(name))[:_MAX_CHARACTERS]
+        values = [_attribute(user, name) for name in _NAMES]
+    names = filter(None, map(_text, values))
+    return next(names, type(user).__name__)[:_MAX_CHARACTERS]
+
+
+def _text(value: Any) -> str | None:
+    # An id may be a UUID or what a database calls one: what has a text of its own.
+    has_own = any("__str__" in vars(one) for one in type(value).__mro__[:-1])
+    if not (has_own or isinstance(value, int)):
+        return None
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 because it is the app's own object, and the action goes on
+        return None
 
 
 def _attribute(user: Any, name: str) -> Any:

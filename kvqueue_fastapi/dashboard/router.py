@@ -1,10 +1,9 @@
 """The router that an app includes."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from fastapi import APIRouter
-from fastapi.params import Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -16,6 +15,7 @@ from kvqueue_fastapi.dashboard.one_message import edit, message
 from kvqueue_fastapi.dashboard.overview import overview
 from kvqueue_fastapi.dashboard.processes import listeners, settings
 from kvqueue_fastapi.dashboard.visit import House, Screen
+from kvqueue_fastapi.depends import guards
 from kvqueue_fastapi.errors import KvQueueError
 
 _SCREENS: Final[dict[str, Screen]] = {
@@ -37,7 +37,7 @@ _OPEN: Final = (
 
 def dashboard_router(
     *,
-    dependencies: Sequence[Depends] = (),
+    dependencies: Sequence[Any] = (),
     allow_anonymous: bool = False,
     read_only: bool = False,
     title: str = "Queue",
@@ -59,13 +59,13 @@ def dashboard_router(
         title: what the dashboard is called, such as the name of the shop.
 
     Raises:
-        KvQueueError: there are no dependencies, and `allow_anonymous` is False.
+        KvQueueError: there are no dependencies, and `allow_anonymous` is False; or one is none.
 
     Idea: Oban Web, Sidekiq's web UI.
     """
     if not dependencies and not allow_anonymous:
         raise KvQueueError(_OPEN)
-    router = APIRouter(dependencies=list(dependencies))
+    router = APIRouter(dependencies=guards(dependencies))
     house = House(title=title, read_only=read_only)
 
     def add(path: str, screen: Screen, *methods: str) -> None:

@@ -9,7 +9,7 @@ import anyio.to_thread
 from fastapi import APIRouter, Request, Response
 
 from kvqueue_fastapi.admin import KvQueueAdmin
-from kvqueue_fastapi.depends import Injected, KvQueueDep
+from kvqueue_fastapi.depends import Injected, KvQueueDep, guards
 from kvqueue_fastapi.errors import InvalidOptionError, shown
 from kvqueue_fastapi.middleware import Middleware
 from kvqueue_fastapi.model import Delivery
@@ -162,8 +162,11 @@ def metrics_router(
         metrics: the middleware, which the queue of the app that has the router has as well.
         path: where.
         dependencies: `[Depends(…)]`, which may refuse: the answer names message types.
+
+    Raises:
+        InvalidOptionError: a dependency is none.
     """
-    router = APIRouter(dependencies=list(dependencies))
+    router = APIRouter(dependencies=guards(dependencies))
     snapshots = Snapshots()
 
     async def answer(

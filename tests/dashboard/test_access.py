@@ -11,7 +11,7 @@ from fastapi import Depends, FastAPI, Form, Header, HTTPException, Request
 from fastapi.testclient import TestClient
 from injector import Injector
 
-from kvqueue_fastapi import KvQueueError, KvQueueModule
+from kvqueue_fastapi import InvalidOptionError, KvQueueError, KvQueueModule
 from kvqueue_fastapi.dashboard import dashboard_router
 from tests.dashboard.shop import Keeper, app_with, keeping, words
 
@@ -29,6 +29,15 @@ def admin_only(secret: Annotated[str, Header()] = "") -> None:
 def test_dashboard_is_closed_unless_somebody_says_that_it_is_open() -> None:
     with pytest.raises(KvQueueError, match=r"dependencies=\[Depends\(admin_only\)\].*anonymous"):
         dashboard_router()
+
+
+def test_a_dependency_may_be_given_as_it_is_and_what_is_none_is_refused() -> None:
+    with keeping(dependencies=[admin_only], allow_anonymous=False) as keeper:
+        keeper.open("", 401)
+
+    for wrong in ("admin_only", None, 7):
+        with pytest.raises(InvalidOptionError, match=r"dependencies has .*Depends\(admin_only\)\]"):
+            dashboard_router(dependencies=[wrong])
 
 
 @pytest.mark.parametrize("place", [*PLACES, *(f"static/{name}" for name in ASSETS)])

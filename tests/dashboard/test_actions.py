@@ -1,7 +1,9 @@
 """What buttons do."""
 
 import logging
+from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import pytest
 from fastapi import Depends, Request
@@ -329,6 +331,14 @@ class NamelessUser(BaseUser):
     """One whose display_name raises, as that of Starlette's base class does."""
 
 
+ID = UUID("0197f2f2-0000-7000-8000-000000000001")
+
+
+@dataclass
+class Account:
+    id: UUID
+
+
 def signed_in(user: Any) -> Any:
     def dependency(request: Request) -> None:
         request.state.user = user
@@ -343,6 +353,10 @@ def signed_in(user: Any) -> Any:
         (SimpleUser("ada"), '"ada"'),
         ({"sub": 1, "email": "ada@example.org"}, '"ada@example.org"'),
         (NamelessUser(), '"NamelessUser"'),
+        (ID, f'"{ID}"'),
+        ({"id": 7, "name": ["Ada"]}, '"7"'),
+        ({"id": ID}, f'"{ID}"'),
+        (Account(ID), f'"{ID}"'),
         ("a\nb", r'"a\nb"'),
     ],
 )
