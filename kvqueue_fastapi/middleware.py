@@ -3,12 +3,14 @@
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial, reduce
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from kvqueue_fastapi.errors import HandlerError, shown
 from kvqueue_fastapi.message import Message
 from kvqueue_fastapi.model import Delivery
 from kvqueue_fastapi.outgoing import CallSend, OutgoingMessage
+
+T = TypeVar("T")
 
 CallHandler = Callable[[Message[Any]], Awaitable[None]]
 """The rest of the way to a handler."""
@@ -93,7 +95,9 @@ def _send_through(
     commit: CallSend,
 ) -> Awaitable[list[int]]:
     call: CallSend = reduce(
-        lambda inner, sender: lambda given: sender(given, inner), reversed(senders), commit
+        lambda inner, sender: lambda given: _awaitable(sender(given, inner), sender),
+        reversed(senders),
+        commit,
     )
     return call(messages)
 
@@ -104,13 +108,24 @@ def _handle_through(
     handle: CallHandler,
 ) -> Awaitable[None]:
     call: CallHandler = reduce(
-        lambda inner, handler: lambda given: handler(given, inner), reversed(handlers), handle
+        lambda inner, handler: lambda given: _awaitable(handler(given, inner), handler),
+        reversed(handlers),
+        handle,
     )
     return call(message)
 
 
+def _awaitable(given: Awaitable[T], method: Callable[..., Any]) -> Awaitable[T]:
+    if inspect.isawaitable(given):
+        return given
+    name = getattr(method, "__qualname__", shown(method))
+    msg = f"{name} has given {shown(given)}, which cannot be awaited. Write it as an `async def`."
+    raise HandlerError(msg)
+
+
 def _overrides(middleware: Middleware, name: str) -> bool:
-    return getattr(type(middleware), name) is not getattr(Middleware, name)
+    method = getattr(middleware, name)
+    return getattr(method, "__func__", method) is not getattr(Middleware, name)
 
 
 def _checked(middleware: Any) -> tuple[Middleware, ...]:
@@ -118,6 +133,7 @@ def _checked(middleware: Any) -> tuple[Middleware, ...]:
         stack = tuple(middleware)
         wrong = [one for one in stack if not isinstance(one, Middleware)]
         if not wrong:
+            _refuse_uncallable(stack)
             _refuse_async_settled(stack)
             return stack
         middleware = wrong[0]
@@ -126,6 +142,17 @@ def _checked(middleware: Any) -> tuple[Middleware, ...]:
         "middleware=[MyMiddleware()], where MyMiddleware is a subclass."
     )
     raise HandlerError(msg)
+
+
+def _refuse_uncallable(stack: Sequence[Middleware]) -> None:
+    for one in stack:
+        for name in ("send", "handle", "settled"):
+            if not callable(method := getattr(one, name)):
+                msg = (
+                    f"{type(one).__qualname__}.{name} is {shown(method)}, allowed is a method. "
+                    "Leave it out where there is nothing to do."
+                )
+                raise HandlerError(msg)
 
 
 def _refuse_async_settled(stack: Sequence[Middleware]) -> None:

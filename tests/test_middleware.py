@@ -452,6 +452,56 @@ async def test_middleware_sends_once_and_messages_alone(tmp_path: Path) -> None:
         assert len(messages) == count
 
 
+def test_middleware_whose_hook_cannot_be_called_is_refused() -> None:
+    class Off(Middleware):
+        handle = None  # type: ignore[assignment]
+
+    with pytest.raises(HandlerError, match=r"Off\.handle is None, allowed is a method"):
+        KvQueueModule(middleware=[Off()])
+
+
+async def test_a_hook_that_cannot_be_awaited_is_named(tmp_path: Path) -> None:
+    class Plain(Middleware):
+        def handle(self, message: Any, call_next: Any) -> None:  # type: ignore[override]
+            pass
+
+    class PlainSend(Middleware):
+        def send(self, messages: Any, call_next: Any) -> list[int]:  # type: ignore[override]
+            return []
+
+    told = Told()
+
+    @on_queue_message("n")
+    async def handle() -> None: ...
+
+    async with running(tmp_path, handle, middleware=[told, Plain()]) as injector:
+        await injector.get(KvQueue).send_message("n")
+        await injector.get(KvQueue).run_until_idle()
+    async with running(tmp_path, middleware=[PlainSend()]) as injector:
+        with pytest.raises(HandlerError, match=r"PlainSend\.send has given \[\], which cannot be"):
+            await injector.get(KvQueue).send_message("n")
+
+    (delivery,) = told.deliveries
+    assert "Plain.handle has given None, which cannot be awaited" in str(delivery.error)
+
+
+async def test_hooks_that_are_set_on_an_instance_count(tmp_path: Path) -> None:
+    class Late(Middleware):
+        def __init__(self, settled: Any) -> None:
+            self.settled = settled
+
+    told: list[Delivery] = []
+
+    @on_queue_message("n")
+    async def handle() -> None: ...
+
+    async with running(tmp_path, handle, middleware=[Late(told.append)]) as injector:
+        await injector.get(KvQueue).send_message("n")
+        await injector.get(KvQueue).run_until_idle()
+
+    assert [one.outcome for one in told] == ["done"]
+
+
 async def test_a_send_that_middleware_cuts_off_or_doubles_is_never_stored_twice(
     tmp_path: Path,
 ) -> None:
