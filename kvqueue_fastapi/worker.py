@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
@@ -20,6 +21,9 @@ from kvqueue_fastapi.urls import shown_url
 
 log = logging.getLogger("kvqueue_fastapi")
 
+ONE_WISH_S: Final = 0.5
+"""Signals that come so soon after the first say the same: Ctrl+C reaches a worker and whoever
+started it, which then sends SIGTERM."""
 LINGER_S: Final = 1.0
 """How long threads that outlived the drain have until they end with the process."""
 MOST_NAMED: Final = 20
@@ -64,12 +68,13 @@ class Worker:
         if types is not None:
             self._runtime.overrule(unhandled="leave")
             self._runtime.handle_only(types)
-        self._asked_to_stop = False
+        self._stopped_at: float | None = None
 
     def run(self) -> None:
         """Listen until SIGTERM or SIGINT, then drain as an app does at its shutdown.
 
-        A second signal ends the process at once, with 128 and its number. Where the root logger
+        A second signal, `ONE_WISH_S` later at the earliest, ends the process at once, with 128 and
+        its number. Where the root logger
         has no handler, it is given one that writes to stderr. Call it last, in the main thread:
         when it has drained, the process ends within `LINGER_S`, whatever threads run on.
 
@@ -101,9 +106,10 @@ class Worker:
         loop = asyncio.get_running_loop()
 
         def heed(number: int, _frame: Any) -> None:
-            if self._asked_to_stop:
+            if self._stopped_at is None:
+                self._stopped_at = time.monotonic()
+            elif time.monotonic() - self._stopped_at > ONE_WISH_S:
                 os._exit(128 + number)
-            self._asked_to_stop = True
             loop.call_soon_threadsafe(stop.set)
 
         for number in STOPPING:

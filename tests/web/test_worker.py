@@ -152,6 +152,20 @@ async def test_a_second_signal_ends_it_at_once(
     assert not house.lines("shutdown")
 
 
+async def test_signals_that_come_together_are_one_wish(house: House, queue: KvQueue) -> None:
+    worker = house.command("workshop:app", shutdown_timeout_s=60)
+    await worker.logs(LISTENS)
+    message_id = await queue.send_message("build", {"seconds": 1})
+    await house.noted("begun", message_id)
+
+    worker.signal(signal.SIGINT)
+    worker.signal(signal.SIGTERM)
+    await worker.exited()
+
+    assert worker.process.returncode == 0
+    assert house.lines("ended", message_id)
+
+
 @ON_BOTH_ENGINES
 async def test_another_worker_takes_over_from_a_killed_one(house: House, queue: KvQueue) -> None:
     first = house.command("workshop:app")
