@@ -39,8 +39,9 @@ class Middleware:
 
         Args:
             messages: what is sent, checked already.
-            call_next: to be awaited once. It takes as many, in the same order: these, or others
-                in their place, such as with more headers. It raises what the commit raises.
+            call_next: to be awaited to its end, once, or again where it has raised. It takes as
+                many, in the same order: these, or others in their place, such as with more
+                headers. It raises what the commit raises.
 
         Returns:
             What `call_next` gave: the ids, in order; [] where a check failed and nothing was sent.
@@ -56,10 +57,12 @@ class Middleware:
 
         Args:
             message: what is handled.
-            call_next: calls the handler, and raises what that raises, `Reject` and `RetryLater`
-                among it. What this method raises is how the handler failed; where it returns,
-                the message is handled. So let `asyncio.CancelledError` through: at a shutdown it
-                says that the handler was cut off, and that the message is to come again.
+            call_next: calls the handler, once, or again where that has raised, and raises what
+                that raises, `Reject` and `RetryLater` among it. Cut off, a `def` handler in its
+                thread is waited for all the same. What this method raises is how the handler
+                failed; where it returns, the message is handled. So let `asyncio.CancelledError`
+                through: at a shutdown it says that the handler was cut off, and that the message
+                is to come again.
         """
         await call_next(message)
 
