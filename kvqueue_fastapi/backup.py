@@ -21,16 +21,17 @@ async def backup_store(
 
     Args:
         source: the URL of the store, a path or `sqlite:///…`.
-        target: a path at which there is nothing yet, and no -wal, -shm or -journal of an earlier
-            file either. Until all of it is on the disk, its name ends in ".unfinished".
+        target: a path, or `sqlite:///…`, at which there is nothing yet, and no -wal, -shm or
+            -journal of an earlier file either. Until all of it is on the disk, its name ends in
+            ".unfinished".
         progress: is told after each 2,000 pages, in another thread; what it raises ends the
             backup.
 
     Raises:
-        InvalidOptionError: there is a file already, or the source is no SQLite file.
+        InvalidOptionError: there is a file already, or one of both is no SQLite file.
         StoreError: there is no store, or a file cannot be read or written.
     """
-    return await _in_thread(lambda told: back_up(source, Path(target), told), progress)
+    return await _in_thread(lambda told: back_up(source, target, told), progress)
 
 
 async def restore_store(
@@ -43,19 +44,20 @@ async def restore_store(
     none is given again that was known outside.
 
     Args:
-        backup: the path of what `backup_store` made. One with a -wal or -journal that is not
-            empty is refused, because that may be of an earlier file of this name.
+        backup: the path, or `sqlite:///…`, of what `backup_store` made. One with a -wal or
+            -journal that is not empty is refused, because that may be of an earlier file of this
+            name.
         target: the URL of the store, at which there is nothing yet: move an old database away,
             with its -wal and -shm, when nobody uses it any more.
         progress: as for `backup_store`.
 
     Raises:
-        InvalidOptionError: there is a database already, or the target is no SQLite file.
+        InvalidOptionError: there is a database already, or one of both is no SQLite file.
         StoreError: the backup is none, is damaged, or has a log beside it; or a file cannot be
             read or written.
         SchemaTooNewError: newer code has made it.
     """
-    return await _in_thread(lambda told: restore(Path(backup), target, told), progress)
+    return await _in_thread(lambda told: restore(backup, target, told), progress)
 
 
 async def _in_thread(

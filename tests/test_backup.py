@@ -1,4 +1,5 @@
 import asyncio
+import os
 import sqlite3
 import stat
 import threading
@@ -87,6 +88,47 @@ async def test_backup_is_one_file_for_its_owner_alone(tmp_path: Path) -> None:
 
     assert named(tmp_path, "b.db") == ["b.db"]
     assert stat.S_IMODE((tmp_path / "b.db").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("name", ["file:b.db", "file:other.db?", "file:other.db?mode=rwc"])
+async def test_name_that_sqlite_could_take_for_a_uri_is_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "other.db")) as other, other:
+        other.execute("CREATE TABLE mine (id)")
+    foreign = (tmp_path / "other.db").read_bytes()
+    async with running(str(tmp_path / "q.db"), listen=False) as bench:
+        await bench.queue.send_message("n")
+
+    backed_up = await backup_store("q.db", name)
+    restored = await restore_store(Path(name), f"{name}.new")
+
+    assert backed_up.messages == restored.messages == 1
+    assert (backed_up.path, restored.path) == (tmp_path / name, tmp_path / f"{name}.new")
+    for made in (backed_up, restored):
+        assert made.path.stat().st_size == made.size_bytes > 0
+        assert stat.S_IMODE(made.path.stat().st_mode) == 0o600
+    assert (tmp_path / "other.db").read_bytes() == foreign
+    assert named(tmp_path, "[!q]") == [name, f"{name}.new", "other.db"]
+
+
+@pytest.mark.parametrize("left", [b"", None], ids=["empty", "gone"])
+async def test_backup_that_is_not_there_in_the_end_is_not_told_as_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: bytes | None
+) -> None:
+    def lose(_descriptor: int) -> None:
+        (tmp_path / "b.db.unfinished").unlink()
+        if left is not None:
+            (tmp_path / "b.db.unfinished").write_bytes(left)
+
+    async with running(tmp_path, listen=False) as bench:
+        await bench.queue.send_message("n")
+        monkeypatch.setattr(os, "fsync", lose)
+        with pytest.raises(StoreError, match=r"b\.db\.unfinished .* Make it again\."):
+            await backup_store(str(tmp_path / "q.db"), tmp_path / "b.db")
+
+    assert named(tmp_path, "b.db") == []
 
 
 async def test_restored_store_goes_on_beyond_what_was_known_outside(tmp_path: Path) -> None:
@@ -183,14 +225,19 @@ async def test_backup_that_was_opened_can_be_restored_again_and_again(tmp_path: 
 
 async def test_a_url_is_no_target_and_its_password_is_not_shown(tmp_path: Path) -> None:
     async with running(tmp_path, listen=False):
-        with pytest.raises(InvalidOptionError, match=r"ada:\*\*\*@host/shop.* is neither a path"):
+        with pytest.raises(InvalidOptionError, match=r"ada:\*\*\*@host/shop' is a server's"):
             await backup_store(str(tmp_path / "q.db"), "postgresql://ada:s3cret@host/shop")
 
 
-@pytest.mark.parametrize("target", [".", ""])
-async def test_a_directory_is_no_target(tmp_path: Path, target: str) -> None:
+@pytest.mark.parametrize(
+    ("target", "error"),
+    [(".", r"is a directory\. Give the path"), (Path(), "directory"), ("", "a file is empty")],
+)
+async def test_a_directory_or_nothing_is_no_target(
+    tmp_path: Path, target: str | Path, error: str
+) -> None:
     async with running(tmp_path, listen=False):
-        with pytest.raises(InvalidOptionError, match=r"directory\. Give the path"):
+        with pytest.raises(InvalidOptionError, match=error):
             await backup_store(str(tmp_path / "q.db"), target)
 
 

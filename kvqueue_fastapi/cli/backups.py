@@ -3,7 +3,6 @@
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +15,7 @@ from kvqueue_fastapi.cli.progress import bars
 from kvqueue_fastapi.cli.stores import Place, completed
 from kvqueue_fastapi.cli.texts import counted
 from kvqueue_fastapi.store.backups import BackupProgress, Progress, StoreBackup
+from kvqueue_fastapi.urls import shown_url
 
 
 def add_to(app: typer.Typer) -> None:
@@ -26,7 +26,7 @@ def add_to(app: typer.Typer) -> None:
 
 def _backup(
     target: Annotated[
-        Path, typer.Argument(metavar="TARGET", help="The path of a file that is not there yet.")
+        str, typer.Argument(metavar="TARGET", help="The path of a file that is not there yet.")
     ],
     *,
     url: Url = None,
@@ -47,7 +47,7 @@ def _backup(
 
 
 def _restore(
-    backup: Annotated[Path, typer.Argument(metavar="BACKUP", help="What `backup` has made.")],
+    backup: Annotated[str, typer.Argument(metavar="BACKUP", help="What `backup` has made.")],
     target: Annotated[
         str, typer.Argument(metavar="TARGET", help="A path where no database is yet.")
     ],
@@ -83,6 +83,7 @@ def _tell(what: str, made: StoreBackup, output: Output) -> None:
         output.record({**asdict(made), "path": str(made.path)})
         return
     output.say(
-        f"{what} {made.path} ({made.size_bytes:,} bytes): {counted(made.messages, 'message')}, "
+        f"{what} {shown_url(str(made.path))} ({made.size_bytes:,} bytes): "
+        f"{counted(made.messages, 'message')}, "
         f"{counted(made.dead_letters, 'dead letter')}, {counted(made.keys, 'key')}."
     )

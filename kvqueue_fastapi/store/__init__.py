@@ -97,7 +97,7 @@ async def survey_store(url: str, settings: KvQueueSettings) -> StoreSurvey:
     return await of_file(url)
 
 
-def back_up(url: str, target: Path, progress: Progress) -> StoreBackup:
+def back_up(url: str, target: str | Path, progress: Progress) -> StoreBackup:
     """Copy the store that a URL names into a file, as it is at one moment. Blocks.
 
     Raises:
@@ -108,7 +108,7 @@ def back_up(url: str, target: Path, progress: Progress) -> StoreBackup:
     return made
 
 
-def restore(backup: Path, url: str, progress: Progress) -> StoreBackup:
+def restore(backup: str | Path, url: str, progress: Progress) -> StoreBackup:
     """Make a store out of a backup. Blocks.
 
     Raises:

@@ -10,7 +10,7 @@ class StoreBackup:
     """What a backup holds, as it was read there.
 
     Attributes:
-        path: of its file.
+        path: of its file, absolute.
         size_bytes: of that.
         messages: that wait; those that were in hand wait again.
         dead_letters: what was given up.

@@ -195,3 +195,67 @@ def test_backup_of_a_server_is_left_to_its_own_tools(kvqueue: Kvqueue) -> None:
 
     assert ran.code == 2
     assert "Use pg_dump and pg_restore" in ran.err
+
+
+@pytest.mark.parametrize("command", ["backup", "restore"])
+@pytest.mark.parametrize("place", ["postgresql://u:s3cret@h/x", "postgresql:/u:s3cret@h/x"])
+def test_a_url_in_the_place_of_a_backup_is_refused_without_its_password(
+    bench: Bench, kvqueue: Kvqueue, directory: Path, command: str, place: str
+) -> None:
+    before = sorted(directory.iterdir())
+
+    ran = kvqueue(command, place, *(["new.db"] if command == "restore" else []))
+
+    assert (ran.code, ran.out) == (2, "")
+    assert f"'{place.replace('s3cret', '***')}' is " in ran.err
+    assert "s3cret" not in ran.err
+    assert sorted(directory.iterdir()) == before
+
+
+def test_a_backup_may_be_named_as_a_store_is(
+    bench: Bench, kvqueue: Kvqueue, directory: Path
+) -> None:
+    bench.send(("n", 1))
+
+    backed_up = kvqueue("backup", "sqlite:///b.db", "--json")
+    restored = kvqueue("restore", "sqlite:///b.db", "new.db", "--json")
+    gone = kvqueue("restore", "sqlite:///gone.db", "r.db")
+
+    assert backed_up.record["path"] == str(directory / "b.db")
+    assert restored.record["messages"] == 1
+    assert gone.err == f"kvqueue: {directory / 'gone.db'}: there is no such file. Check the path.\n"
+
+
+@pytest.mark.parametrize("command", [["backup", ""], ["restore", "", "r.db"]])
+def test_an_empty_path_of_a_backup_is_told(
+    bench: Bench, kvqueue: Kvqueue, command: list[str]
+) -> None:
+    ran = kvqueue(*command)
+
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == "kvqueue: The path of a file is empty. Give one, such as backup.db.\n"
+
+
+def test_a_directory_is_no_backup(bench: Bench, kvqueue: Kvqueue, directory: Path) -> None:
+    ran = kvqueue("restore", ".", "r.db")
+
+    assert ran.code == 1
+    assert ran.err == f"kvqueue: {directory} is a directory. Give the path of a file in it.\n"
+
+
+def test_a_backup_whose_name_sqlite_could_take_for_a_uri_is_a_file(
+    bench: Bench, kvqueue: Kvqueue, directory: Path
+) -> None:
+    with closing(sqlite3.connect("other.db")) as other, other:
+        other.execute("CREATE TABLE mine (id)")
+    bench.send(("n", 1))
+
+    backed_up = kvqueue("backup", "file:other.db?")
+    restored = kvqueue("restore", "file:other.db?", "file:new.db?mode=ro")
+
+    assert (backed_up.code, restored.code) == (0, 0)
+    assert f"Backed up to {directory / 'file:other.db?'} (" in backed_up.out
+    assert (directory / "file:other.db?").stat().st_size > 0
+    assert (directory / "file:new.db?mode=ro").stat().st_size > 0
+    with closing(sqlite3.connect("other.db")) as other:
+        assert other.execute("SELECT name FROM sqlite_master").fetchall() == [("mine",)]

@@ -5,8 +5,7 @@ import sqlite3
 from collections.abc import Generator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Final
-from urllib.parse import quote
+from typing import Any, Final
 
 from kvqueue_fastapi.errors import InvalidOptionError, StoreError
 from kvqueue_fastapi.store.backups import BackupProgress, Progress, StoreBackup
@@ -15,18 +14,20 @@ from kvqueue_fastapi.store.sqlite import statements as sql
 from kvqueue_fastapi.store.sqlite.connection import Patience, patiently, store_error
 from kvqueue_fastapi.store.sqlite.location import MEMORY, path_of, refuse_network
 from kvqueue_fastapi.store.sqlite.schema import PACKAGE, require_whole, the_row
+from kvqueue_fastapi.urls import shown_url
 
 STEP_PAGES: Final = 2_000
 _PATIENCE_OF_S: Final = 30.0
 """Of a process with such leases."""
 _SIDE_FILES: Final = ("-wal", "-shm", "-journal")
 _UNFINISHED: Final = ".unfinished"
+_SERVERS: Final = ("postgresql://", "postgres://")
 AHEAD: Final = 1_000_000
 """By so much ids and versions go on behind those of a backup: the messages and keys that came
 after it may be known outside by theirs."""
 
 
-def back_up(url: str, target: Path, progress: Progress) -> StoreBackup:
+def back_up(url: str, target: str | Path, progress: Progress) -> StoreBackup:
     """Copy a database as it is at this moment, while others write to it. Blocks.
 
     What was in hand waits again in the copy, and nobody listens there.
@@ -36,49 +37,58 @@ def back_up(url: str, target: Path, progress: Progress) -> StoreBackup:
             source is in memory, or the target is no path.
         StoreError: there is no store, or a file cannot be read or written.
     """
-    source = _file(url)
-    _file(str(target))  # or a URL, with its password, would be the name of a file
-    _require_free(target)
-    with _read_only(source) as origin, _unfinished(target) as (path, copy):
+    source, file = _file(url), _file(target)
+    _require_free(file)
+    with _read_only(source) as origin, _unfinished(file) as path:
         _require_store(origin, str(source))
-        _copy(origin, copy, progress)
-        copy.execute(sql.BEGIN)
-        copy.execute(sql.RELEASE_ALL)
-        copy.execute(sql.DELETE_LISTENERS)
-        copy.execute(sql.COMMIT)
-        # One file, that can be put anywhere.
-        copy.execute(sql.JOURNAL_IN_PLACE)
-        return _described(copy, path, target)
+        with _written(path) as copy:
+            _copy(origin, copy, progress)
+            copy.execute(sql.BEGIN)
+            copy.execute(sql.RELEASE_ALL)
+            copy.execute(sql.DELETE_LISTENERS)
+            copy.execute(sql.COMMIT)
+            # One file, that can be put anywhere.
+            copy.execute(sql.JOURNAL_IN_PLACE)
+        return _described(path, file)
 
 
-def restore(backup: Path, url: str, progress: Progress) -> StoreBackup:
+def restore(backup: str | Path, url: str, progress: Progress) -> StoreBackup:
     """Make a database out of a backup. Blocks.
 
     Raises:
-        InvalidOptionError: there is a database already.
+        InvalidOptionError: there is a database already, or one of both is no path.
         StoreError: the backup is none, or is damaged, or has a log beside it; or a file cannot
             be read or written.
     """
-    target = _file(url)
-    refuse_network(str(target))
-    _require_free(target)
-    _require_alone(backup)
-    with _read_only(backup) as origin, _unfinished(target) as (path, copy):
-        _require_store(origin, str(backup))
-        _copy(origin, copy, progress)
-        _require_sound(copy, backup)
-        copy.execute(sql.BEGIN)
-        copy.execute(sql.RELEASE_ALL)
-        copy.execute(sql.DELETE_LISTENERS)
-        copy.execute(sql.SEED_IDS)
-        copy.execute(sql.SKIP_IDS, {"ahead": AHEAD})
-        copy.execute(sql.SKIP_VERSIONS, {"ahead": AHEAD})
-        copy.execute(sql.COMMIT)
-        return _described(copy, path, target)
+    source, file = _file(backup), _file(url)
+    refuse_network(str(file))
+    _require_free(file)
+    _require_alone(source)
+    with _read_only(source) as origin, _unfinished(file) as path:
+        _require_store(origin, str(source))
+        with _written(path) as copy:
+            _copy(origin, copy, progress)
+            _require_sound(copy, source)
+            copy.execute(sql.BEGIN)
+            copy.execute(sql.RELEASE_ALL)
+            copy.execute(sql.DELETE_LISTENERS)
+            copy.execute(sql.SEED_IDS)
+            copy.execute(sql.SKIP_IDS, {"ahead": AHEAD})
+            copy.execute(sql.SKIP_VERSIONS, {"ahead": AHEAD})
+            copy.execute(sql.COMMIT)
+        return _described(path, file)
 
 
-def _file(url: str) -> Path:
-    path = path_of(url)
+def _file(place: str | Path) -> Path:
+    """The absolute path of a file: a relative one that begins with "file:" is a URI to SQLite."""
+    given: Any = str(place) if isinstance(place, Path) else place
+    if given == "":
+        msg = "The path of a file is empty. Give one, such as backup.db."
+        raise InvalidOptionError(msg)
+    if isinstance(given, str) and given.startswith(_SERVERS):
+        msg = f"{shown_url(given)!r} is a server's, allowed is a file. Give its path."
+        raise InvalidOptionError(msg)
+    path = path_of(given)
     if path == MEMORY:
         msg = "A store in memory has no file. Use copy_store with its open Kv instead."
         raise InvalidOptionError(msg)
@@ -128,10 +138,13 @@ def _require_new(target: Path) -> None:
 
 @contextmanager
 def _read_only(path: Path) -> Generator[sqlite3.Connection]:
+    if path.is_dir():
+        msg = f"{path} is a directory. Give the path of a file in it."
+        raise StoreError(msg)
     if not path.is_file():
         msg = f"{path}: there is no such file. Check the path."
         raise StoreError(msg)
-    address = f"file:{quote(str(path))}?mode=ro"
+    address = f"{path.as_uri()}?mode=ro"
     try:
         with closing(sqlite3.connect(address, uri=True, isolation_level=None)) as connection:
             # Here, so that what is wrong with it is not told of the file that is made of it.
@@ -144,8 +157,8 @@ def _read_only(path: Path) -> Generator[sqlite3.Connection]:
 
 
 @contextmanager
-def _unfinished(target: Path) -> Generator[tuple[Path, sqlite3.Connection]]:
-    """Give a file of another name, which has its own name when all is done and on the disk."""
+def _unfinished(target: Path) -> Generator[Path]:
+    """Make a file of another name, which has its own name when all is done."""
     path = target.with_name(target.name + _UNFINISHED)
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
@@ -161,12 +174,7 @@ def _unfinished(target: Path) -> Generator[tuple[Path, sqlite3.Connection]]:
         )
         raise StoreError(msg) from error
     try:
-        try:
-            with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-                yield path, connection
-        except sqlite3.Error as error:
-            raise store_error(error, str(path)) from error
-        _sync(path)
+        yield path
         _take_name(path, target)
         with suppress(OSError):  # not every system can
             _sync(target.parent)
@@ -174,6 +182,17 @@ def _unfinished(target: Path) -> Generator[tuple[Path, sqlite3.Connection]]:
         for left in (path, *_sides(path)):  # a disk that was full leaves a journal
             with suppress(OSError):
                 left.unlink(missing_ok=True)
+
+
+@contextmanager
+def _written(path: Path) -> Generator[sqlite3.Connection]:
+    """Give a connection; what was written by it is on the disk in the end."""
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            yield connection
+    except sqlite3.Error as error:
+        raise store_error(error, str(path)) from error
+    _sync(path)
 
 
 def _take_name(path: Path, target: Path) -> None:
@@ -225,6 +244,12 @@ def _require_sound(copy: sqlite3.Connection, backup: Path) -> None:
         raise StoreError(msg)
 
 
-def _described(copy: sqlite3.Connection, path: Path, target: Path) -> StoreBackup:
-    counts = copy.execute(sql.COUNT_BACKUP).fetchone()
-    return StoreBackup(target, path.stat().st_size, *counts)
+def _described(path: Path, target: Path) -> StoreBackup:
+    """Count in the file itself, so that nothing is told of that is not there."""
+    try:
+        with _read_only(path) as made:
+            counts = made.execute(sql.COUNT_BACKUP).fetchone()
+            return StoreBackup(target, path.stat().st_size, *counts)
+    except (StoreError, OSError) as error:
+        msg = f"{path} was written, but not to be read again ({error}). Make it again."
+        raise StoreError(msg) from error
