@@ -1,7 +1,8 @@
-"""What JSON would lose of a value without a word: keys that become one, floats that become null."""
+"""What JSON would lose without a word: names that become one, floats that become null or inf."""
 
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from datetime import date, datetime, time, timedelta
@@ -32,6 +33,46 @@ def loss_of(data: Any, encoded: bytes) -> str | None:
     if to_json(plain) == encoded:
         return None
     return _twice(encoded) or next(_emptied(from_json(encoded), plain, ""), None)
+
+
+def read_typed(text: str) -> Any:
+    """Read JSON that somebody has typed; NaN and Infinity may stand in it, as they can be stored.
+
+    Raises:
+        json.JSONDecodeError: it is none.
+        ValueError: some of it would be lost: a name twice, a number too large.
+        RecursionError: it is nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_each_once, parse_float=_finite, parse_int=_whole)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            msg = f"the name {json.dumps(name)[:80]} is there twice in one object. Leave one"
+            raise ValueError(msg)
+        found[name] = value
+    return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        msg = f"the number {text[:40]} is too large for a float. Write it as a string"
+        raise ValueError(msg)
+    return number
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        msg = (
+            f"the number {text[:40]} has {len(text.lstrip('-'))} digits, the limit is "
+            f"{sys.get_int_max_str_digits()}. Write it as a string"
+        )
+        raise ValueError(msg) from error
 
 
 def _is_flat(data: Any, encoded: bytes) -> bool:

@@ -1,10 +1,10 @@
 """A file of messages, one JSON object a line."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from json import JSONDecodeError
 from typing import IO, Any, Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from kvqueue_fastapi.cli.exits import FailedError, WrongCommandError
 from kvqueue_fastapi.cli.payloads import STDIN, copy_stdin
 from kvqueue_fastapi.errors import KvQueueError, shown
+from kvqueue_fastapi.losses import read_typed
 from kvqueue_fastapi.outgoing import OutgoingMessage, SendOptions, prepare
 from kvqueue_fastapi.settings import KvQueueSettings
 
@@ -142,11 +143,14 @@ def _require_sound(message: OutgoingMessage, number: int, settings: KvQueueSetti
 
 def _message(number: int, text: str) -> OutgoingMessage:
     try:
-        line = _Line.model_validate(json.loads(text, object_pairs_hook=_once_each))
+        line = _Line.model_validate(read_typed(text))
     except ValidationError as error:
         raise LineError(number, _problems(error)) from None
-    except (ValueError, RecursionError) as error:
+    except (JSONDecodeError, RecursionError) as error:
         problem = f"{shown(text.strip())} is no JSON object: {error}."
+        raise LineError(number, problem) from error
+    except ValueError as error:
+        problem = f"part of it would be lost: {error}."
         raise LineError(number, problem) from error
     options = line.model_dump(exclude={"type", "data"}, exclude_unset=True)
     if "keys_if_undelivered" in options:
@@ -161,16 +165,6 @@ def _problems(error: ValidationError) -> str:
         else 'it is no JSON object. Write one a line, such as {"type": "n", "data": 1}.'
         for one in error.errors(include_url=False, include_context=False, include_input=False)
     )
-
-
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        msg = f"{shown(twice)} is there twice, and one would be lost"
-        raise ValueError(msg)
-    return found
 
 
 def _anything(_message_type: str) -> None:

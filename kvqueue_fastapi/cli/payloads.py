@@ -1,13 +1,14 @@
 """A payload as it is given on a command line."""
 
 import io
-import json
 import shutil
 import sys
+from json import JSONDecodeError
 from typing import IO, Any, Final
 
 from kvqueue_fastapi.cli.exits import WrongCommandError
 from kvqueue_fastapi.errors import shown
+from kvqueue_fastapi.losses import read_typed
 
 STDIN: Final = "-"
 
@@ -37,17 +38,20 @@ def payload_of(text: str) -> Any:
     """Read JSON from an argument, or from stdin where that is "-".
 
     Raises:
-        WrongCommandError: it is no JSON.
+        WrongCommandError: it is no JSON, or part of it would be lost.
     """
     given = text
     if text == STDIN:
         copy_stdin(copy := io.StringIO())
         given = copy.getvalue()
     try:
-        return json.loads(given)
-    except (ValueError, RecursionError) as error:
+        return read_typed(given)
+    except (JSONDecodeError, RecursionError) as error:
         msg = (
             f"The payload {shown(given)} is no JSON: {error}. Quote it for the shell, such as "
             """'{"order_id": 7}' or '"text"', or give it on stdin with -."""
         )
+        raise WrongCommandError(msg) from error
+    except ValueError as error:
+        msg = f"Part of the payload {shown(given)} would be lost: {error}."
         raise WrongCommandError(msg) from error

@@ -6,11 +6,11 @@ from typing import Final
 from kvqueue_fastapi.dashboard.form import Form
 from kvqueue_fastapi.dashboard.one_message import edit_page, obstacle
 from kvqueue_fastapi.dashboard.outcome import Outcome, counted
-from kvqueue_fastapi.dashboard.typed import read_typed
 from kvqueue_fastapi.dashboard.visit import Visit
 from kvqueue_fastapi.dashboard.wording import as_json, plain
 from kvqueue_fastapi.errors import KvQueueError, PayloadError, StoreError
 from kvqueue_fastapi.keeper import MessageRecord
+from kvqueue_fastapi.losses import read_typed
 from kvqueue_fastapi.model import type_problem
 
 NOTHING: Final = "Nothing was selected."

@@ -164,6 +164,8 @@ def test_another_payload_is_held_against_the_model_of_the_app(
     ("arguments", "code", "says"),
     [
         (["1", "--data", "{"], 2, "The payload '{' is no JSON"),
+        (["1", "--data", '{"a":1,"a":2}'], 2, 'would be lost: the name "a" is there twice'),
+        (["1", "--data", "1e400"], 2, "would be lost: the number 1e400 is too large"),
         (["1", "2", "--data", "{}"], 2, "--data is the payload of one dead letter"),
         (["--all", "--data", "{}"], 2, "--data is the payload of one dead letter"),
         (["99", "--data", "{}"], 1, "Message 99 cannot be requeued: it is no dead letter"),

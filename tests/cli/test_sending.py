@@ -1,6 +1,7 @@
 """`kvqueue send`."""
 
 import json
+import math
 import os
 import shlex
 import subprocess
@@ -57,6 +58,24 @@ def test_a_payload_comes_from_stdin(
     assert [message.data for message in bench.messages()] == [data]
 
 
+@pytest.mark.parametrize("data", ['{"a": 1, "a": 2}', "-1e400"])
+def test_a_payload_from_stdin_is_taken_whole_or_not_at_all(
+    bench: Bench, kvqueue: Kvqueue, data: str
+) -> None:
+    ran = kvqueue("send", "n", "-", stdin=data)
+
+    assert (ran.code, ran.out, bench.messages()) == (2, "", [])
+    assert ran.err.startswith(f"kvqueue: Part of the payload '{data}' would be lost: the n")
+
+
+def test_numbers_that_json_cannot_write_but_a_store_can_hold_are_sent(
+    bench: Bench, kvqueue: Kvqueue
+) -> None:
+    kvqueue("send", "n", "[-Infinity, 1e308]")
+
+    assert [message.data for message in bench.messages()] == [[-math.inf, 1e308]]
+
+
 def test_without_a_payload_it_is_null(bench: Bench, kvqueue: Kvqueue) -> None:
     kvqueue("send", "n")
 
@@ -68,6 +87,9 @@ def test_without_a_payload_it_is_null(bench: Bench, kvqueue: Kvqueue) -> None:
     [
         ([], 2, "Name the TYPE of the message, or a --file of messages."),
         (["n", "{id: 7}"], 2, "The payload '{id: 7}' is no JSON"),
+        (["n", '{"a": 1, "a": 2}'], 2, 'the name "a" is there twice in one object. Leave one.'),
+        (["n", "[1e400]"], 2, "Part of the payload '[1e400]' would be lost: the number 1e400 is"),
+        (["n", "9" * 5_000], 2, "has 5000 digits"),
         (["n", "1", "--header", "ab"], 2, "--header 'ab' is no header. Write NAME=VALUE."),
         (["n", "1", "--delay", "-1"], 2, "Delay"),
         (["n", "1", "--delay", "soon"], 2, "Invalid value for '--delay'"),
@@ -136,7 +158,8 @@ def test_a_file_comes_from_stdin(bench: Bench, kvqueue: Kvqueue) -> None:
         ("{", "'{' is no JSON object: Expecting property name"),
         ("7", "it is no JSON object. Write one a line"),
         ("[1, 2]", "it is no JSON object. Write one a line"),
-        ('{"type": "n", "data": {"a": 1, "a": 2}}', "'a' is there twice, and one would be lost"),
+        ('{"type": "n", "data": {"a": 1, "a": 2}}', 'part of it would be lost: the name "a" is'),
+        ('{"type": "n", "data": 1e400}', "part of it would be lost: the number 1e400 is too large"),
         ({"data": 1}, "type: Field required."),
         ({"type": 7}, "type: Input should be a valid string."),
         ({"type": "n", "dta": 1}, "dta: Extra inputs are not permitted."),
