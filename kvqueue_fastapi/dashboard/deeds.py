@@ -20,17 +20,19 @@ _TOLD: Final = 3
 async def pause(visit: Visit, form: Form) -> Outcome:
     """Stop claiming a type that there is."""
     kind = form.text("type")
-    if type_problem(kind) is None and not await _is_known(visit, kind):
-        text = f"There is no message type {plain(kind)}, so nothing was paused."
-        return Outcome(text, problem=text)
-    await visit.admin.pause(form.text("type"))
-    return Outcome(f"{plain(form.text('type'))} is paused. Running handlers finish.", 1)
+    if problem := await _unknown(visit, kind, "paused"):
+        return Outcome(problem, problem=problem)
+    await visit.admin.pause(kind)
+    return Outcome(f"{plain(kind)} is paused. Running handlers finish.", 1)
 
 
 async def resume(visit: Visit, form: Form) -> Outcome:
-    """Claim a type again."""
-    await visit.admin.resume(form.text("type"))
-    return Outcome(f"{plain(form.text('type'))} goes on.", 1)
+    """Claim a type again that there is."""
+    kind = form.text("type")
+    if problem := await _unknown(visit, kind, "resumed"):
+        return Outcome(problem, problem=problem)
+    await visit.admin.resume(kind)
+    return Outcome(f"{plain(kind)} goes on.", 1)
 
 
 async def requeue(visit: Visit, form: Form) -> Outcome:
@@ -97,15 +99,17 @@ async def send_again(visit: Visit, form: Form) -> Outcome:
     return Outcome(f"Message {form.ids[0]} is sent again as message {new}.", 1, _at(new))
 
 
-async def _is_known(visit: Visit, kind: str) -> bool:
+async def _unknown(visit: Visit, kind: str, done: str) -> str | None:
+    if type_problem(kind) is not None:  # which the deed itself tells
+        return None
     visit.changed()
     look = await visit.look()
-    handled = visit.runtime.types or ()
-    return (
-        kind in handled
+    is_known = (
+        kind in (visit.runtime.types or ())
         or any(counts.type == kind for counts in look.counts)
         or any(kind in one.types for one in look.listeners)
     )
+    return None if is_known else f"There is no message type {plain(kind)}, so nothing was {done}."
 
 
 async def _not_taken(visit: Visit, record: MessageRecord, text: str, why: str) -> Outcome:

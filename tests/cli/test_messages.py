@@ -238,16 +238,40 @@ def test_pause_answers_as_json(bench: Bench, kvqueue: Kvqueue) -> None:
     assert kvqueue("resume", "n", "--json").record == {"type": "n", "paused": False}
 
 
-def test_a_type_that_nobody_knows_is_not_paused(bench: Bench, kvqueue: Kvqueue) -> None:
-    ran = kvqueue("pause", "nope")
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+@ON_BOTH_ENGINES
+def test_a_type_that_nobody_knows_is_neither_paused_nor_resumed(
+    bench: Bench, kvqueue: Kvqueue, verb: str
+) -> None:
+    ran = kvqueue(verb, "nope")
 
     assert (ran.code, ran.out) == (1, "")
-    assert "There is no message type nope, so nothing was paused." in ran.err
+    assert f"There is no message type nope, so nothing was {verb}d." in ran.err
     assert bench.ask(lambda admin: admin.counts()) == []
 
 
-def test_what_can_be_no_type_cannot_be_paused(bench: Bench, kvqueue: Kvqueue) -> None:
-    ran = kvqueue("pause", "")
+def test_a_type_that_was_paused_before_its_first_message_can_be_resumed(
+    bench: Bench, kvqueue: Kvqueue
+) -> None:
+    bench.ask(lambda admin: admin.pause("early"))
+
+    ran = kvqueue("resume", "early")
+
+    assert (ran.code, ran.out) == (0, "early is handled again.\n")
+
+
+def test_pause_says_how_to_resume(bench: Bench, kvqueue: Kvqueue) -> None:
+    bench.send(("mail sent", 1), ("-n", 1))
+
+    spaced, dashed = kvqueue("pause", "mail sent"), kvqueue("pause", "--", "-n")
+
+    assert spaced.out.endswith(" is paused in every process, until: kvqueue resume 'mail sent'\n")
+    assert dashed.out.endswith(" until: kvqueue resume -- -n\n")
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+def test_what_can_be_no_type_cannot_be_paused(bench: Bench, kvqueue: Kvqueue, verb: str) -> None:
+    ran = kvqueue(verb, "")
 
     assert ran.code == 2
     assert "Message type is ''" in ran.err

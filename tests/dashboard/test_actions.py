@@ -23,10 +23,11 @@ def test_type_is_paused_and_goes_on(keeper: Keeper) -> None:
     assert not keeper.ask("counts")[0].paused
 
 
-def test_type_that_there_is_not_is_not_paused(keeper: Keeper) -> None:
-    assert "There is no message type ordre, so nothing was paused." in keeper.act(
-        "pause", type="ordre"
-    )
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+def test_type_that_there_is_not_is_neither_paused_nor_resumed(keeper: Keeper, verb: str) -> None:
+    told = keeper.act(verb, type="ordre")
+
+    assert f"There is no message type ordre, so nothing was {verb}d." in told
     assert keeper.ask("counts") == []
 
 
@@ -206,8 +207,9 @@ def test_messages_that_are_gone_meanwhile_are_told(keeper: Keeper, action: str) 
     assert any(word in answer for word in ("None of them", "cannot be", "no such dead letter"))
 
 
-def test_type_that_is_none_is_told(keeper: Keeper) -> None:
-    assert "Message type is ''" in keeper.act("pause", type="")
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+def test_type_that_is_none_is_told(keeper: Keeper, verb: str) -> None:
+    assert "Message type is ''" in keeper.act(verb, type="")
 
 
 @pytest.mark.parametrize(
