@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from copy import copy
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from injector import Injector
 from starlette.types import Lifespan
@@ -33,6 +33,9 @@ log = logging.getLogger("kvqueue_fastapi")
 
 STATE_KEY: Final = "kvqueue"
 """Where a connection's state has the `Runtime`."""
+
+Choice: TypeAlias = Callable[[Sequence[str]], Iterable[str]]
+"""Chooses message types among those that have a handler."""
 
 
 class Runtime:
@@ -68,7 +71,7 @@ class Runtime:
         self._settings = settings
         self._consumers = tuple(consumers)
         self.types: tuple[str, ...] = ()
-        self._only: tuple[str, ...] | None = None
+        self._only: Choice | None = None
 
     @property
     def settings(self) -> KvQueueSettings:
@@ -83,12 +86,15 @@ class Runtime:
         """
         self._settings = overruled(self._settings, chosen)
 
-    def handle_only(self, types: Iterable[str]) -> None:
-        """Have it start with the handlers of these message types alone, in this process.
+    def handle_only(self, choose: Choice) -> None:
+        """Have it start with the handlers of chosen message types alone, in this process.
 
         What others take is still checked when it is sent.
+
+        Args:
+            choose: gives them, of all that have a handler, once those are known.
         """
-        self._only = tuple(dict.fromkeys(types))
+        self._only = choose
 
     def within(self, injector: Injector) -> "Runtime":
         """Give the same queue as seen from a container that may be a child of its own."""
@@ -132,7 +138,7 @@ class Runtime:
         )
         self._handle.adapter_of = table.adapter_of
         if self._only is not None:
-            table = table.only(self._only)
+            table = table.only(self._only(table.types))
         self.types = table.types
         store = self._handle.store
         parts = (store, table, self._settings, self._sender, self._redaction, self._hooks)

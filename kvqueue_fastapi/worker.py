@@ -15,7 +15,7 @@ from typing import Any, Final
 from fastapi import FastAPI
 
 from kvqueue_fastapi.errors import NotInstalledError
-from kvqueue_fastapi.lifespan import STATE_KEY, Runtime
+from kvqueue_fastapi.lifespan import STATE_KEY, Choice, Runtime
 from kvqueue_fastapi.module import KvQueueModule
 from kvqueue_fastapi.urls import shown_url
 
@@ -40,8 +40,9 @@ class Worker:
         target: an app with a `KvQueueModule`, whose own lifespan then runs as in the web process;
             or such a module by itself.
         concurrency: messages handled at once in this process; None: the setting.
-        types: the message types that are handled in this process; None: all that have a handler.
-            Others are left, whatever the setting `unhandled` says.
+        types: the message types that are handled in this process, or what chooses them among all
+            that have a handler, when those are known; None: all of them. Others are left,
+            whatever the setting `unhandled` says.
         url: of another store than that of the app; None: that of the app.
 
     Raises:
@@ -55,7 +56,7 @@ class Worker:
         target: FastAPI | KvQueueModule,
         *,
         concurrency: int | None = None,
-        types: Sequence[str] | None = None,
+        types: Sequence[str] | Choice | None = None,
         url: str | None = None,
     ) -> None:
         self._target = target
@@ -67,7 +68,7 @@ class Worker:
             self._runtime.overrule(url=url)
         if types is not None:
             self._runtime.overrule(unhandled="leave")
-            self._runtime.handle_only(types)
+            self._runtime.handle_only(types if callable(types) else lambda _handled: types)
         self._stopped_at: float | None = None
 
     def run(self) -> None:

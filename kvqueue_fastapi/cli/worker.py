@@ -11,6 +11,7 @@ from kvqueue_fastapi.cli.apps import app_of, traced
 from kvqueue_fastapi.cli.commands import add
 from kvqueue_fastapi.cli.exits import WrongCommandError
 from kvqueue_fastapi.errors import KvQueueError
+from kvqueue_fastapi.lifespan import Choice
 from kvqueue_fastapi.settings import KvQueueSettings, overruled
 from kvqueue_fastapi.worker import Worker
 
@@ -56,7 +57,8 @@ def _work(
         list[str] | None,
         typer.Option(
             metavar="TYPE[,TYPE]...",
-            help="Handle only these message types in this process; may be given several times.",
+            help="Handle only these message types in this process; may be given several times. A "
+            "value with commas is one type where the app handles it, else several.",
         ),
     ] = None,
     url: Annotated[
@@ -70,7 +72,7 @@ def _work(
     """
     found = app_of(target, app_dir, is_factory=factory)
     try:
-        worker = Worker(found, concurrency=concurrency, types=_types(types), url=url)
+        worker = Worker(found, concurrency=concurrency, types=_choice(types), url=url)
     except KvQueueError as error:
         msg = f"{target}: {error}"
         raise WrongCommandError(msg) from error
@@ -78,12 +80,18 @@ def _work(
         worker.run()
 
 
-def _types(given: Sequence[str] | None) -> list[str] | None:
+def _choice(given: Sequence[str] | None) -> Choice | None:
     if not given:
         return None
-    types = [one.strip() for text in given for one in text.split(",")]
-    named = [one for one in types if one]
-    if not named:
+    if not any(_split(text) for text in given):
         msg = "--types names no message type. Write --types order.created, or leave it out for all."
         raise WrongCommandError(msg)
-    return named
+
+    def choose(handled: Sequence[str]) -> list[str]:
+        return [one for text in given for one in ([text] if text in handled else _split(text))]
+
+    return choose
+
+
+def _split(text: str) -> list[str]:
+    return [one.strip() for one in text.split(",") if one.strip()]

@@ -132,6 +132,26 @@ def test_worker_handles_the_types_that_it_is_told_alone(directory: Path, bench: 
     assert " listens at orders.db to order.created\n" in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--types", "mail,send"], "mail,send"),
+        (["--types", "mail,send", "--types", "mail,order.created"], "mail,send, mail, order.cre"),
+        (["--types", "send, mail"], "send, mail"),
+    ],
+)
+def test_type_with_a_comma_is_one_where_the_app_handles_it(
+    directory: Path, options: list[str], said: str
+) -> None:
+    marks = "\n".join(f'@on_queue_message("{one}")' for one in ("mail,send", "mail", "send"))
+    handlers = STARTS.replace('@on_queue_message("mail.send")', marks)
+
+    ended = run(directory, handlers.format(startup=STOP), *options)
+
+    assert ended.returncode == 0, ended.stderr
+    assert f" listens at orders.db to {said}" in ended.stderr
+
+
 def test_wrong_command_ends_without_a_traceback(directory: Path) -> None:
     ended = run(directory, "")
 
