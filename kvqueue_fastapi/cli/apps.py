@@ -8,7 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 import typer
 from fastapi import FastAPI
@@ -16,6 +16,8 @@ from fastapi import FastAPI
 from kvqueue_fastapi.cli.exits import FAILED, FailedError, WrongCommandError
 from kvqueue_fastapi.errors import KvQueueError
 from kvqueue_fastapi.module import KvQueueModule
+
+_SCRIPT: Final = 'Put what belongs to a script below `if __name__ == "__main__":`.'
 
 
 def app_of(target: str, directory: Path, *, is_factory: bool = False) -> FastAPI | KvQueueModule:
@@ -38,7 +40,7 @@ def app_of(target: str, directory: Path, *, is_factory: bool = False) -> FastAPI
     if not name or not path or name.startswith("."):
         msg = f"{target!r} is no module:app. Name a module and the app in it, such as shop:app."
         raise WrongCommandError(msg)
-    with traced(target), _not_ending(target):
+    with traced(target), not_ending(target, "while it was imported or made", _SCRIPT):
         module = _imported(name, directory)
         found = _attribute(module, path)
         if is_factory:
@@ -49,14 +51,21 @@ def app_of(target: str, directory: Path, *, is_factory: bool = False) -> FastAPI
 
 
 @contextmanager
-def _not_ending(target: str) -> Generator[None]:
+def not_ending(target: str, when: str, remedy: str) -> Generator[None]:
+    """Around the app's own code, which might end the process.
+
+    Args:
+        target: "module:app".
+        when: it runs.
+        remedy: a sentence.
+
+    Raises:
+        FailedError: it would have.
+    """
     try:
         yield
     except SystemExit as error:
-        msg = (
-            f"{target} has called sys.exit({error.code!r}) while it was imported or made. Put what "
-            'belongs to a script below `if __name__ == "__main__":`.'
-        )
+        msg = f"{target} has called sys.exit({error.code!r}) {when}. {remedy}"
         raise FailedError(msg) from error
 
 

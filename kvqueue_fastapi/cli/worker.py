@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from pydantic import ValidationError
 
-from kvqueue_fastapi.cli.apps import app_of, traced
+from kvqueue_fastapi.cli.apps import app_of, not_ending, traced
 from kvqueue_fastapi.cli.commands import add
 from kvqueue_fastapi.cli.exits import WrongCommandError
 from kvqueue_fastapi.errors import KvQueueError
 from kvqueue_fastapi.lifespan import Choice
 from kvqueue_fastapi.settings import KvQueueSettings, overruled
 from kvqueue_fastapi.worker import Worker
+
+_STOPS: Final = "Raise an error where it cannot go on; SIGTERM stops a worker."
 
 
 def add_to(app: typer.Typer) -> None:
@@ -76,7 +78,7 @@ def _work(
     except KvQueueError as error:
         msg = f"{target}: {error}"
         raise WrongCommandError(msg) from error
-    with traced(target):
+    with traced(target), not_ending(target, "in the worker", _STOPS):
         worker.run()
 
 

@@ -196,6 +196,25 @@ def test_an_app_that_ends_the_process_is_told_in_a_line(directory: Path, code: s
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize(
+    "ends",
+    [
+        "import sys; sys.exit({code})",
+        "import asyncio, sys; asyncio.get_running_loop().call_soon(sys.exit, {code})",
+    ],
+    ids=["startup", "later"],
+)
+@pytest.mark.parametrize("code", ["0", "7", "'no'"])
+def test_an_app_that_ends_the_worker_is_told_in_a_line(
+    directory: Path, ends: str, code: str
+) -> None:
+    ended = run(directory, STARTS.format(startup=ends.format(code=code)))
+
+    assert ended.returncode == 1
+    assert f"kvqueue: cli_starts:app has called sys.exit({code}) in the worker. " in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_wrong_wiring_is_told_in_a_line(directory: Path) -> None:
     text = STARTS.format(startup="pass").replace("[pack, mail]", "[pack, pack, mail, int]")
 
