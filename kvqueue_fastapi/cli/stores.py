@@ -2,8 +2,9 @@
 
 import asyncio
 import signal
+import sys
 from collections.abc import AsyncGenerator, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -41,7 +42,9 @@ class Place(NamedTuple):
         """
         if self.app is None:
             return KvQueueModule(self.url, listen=False).runtime()
-        runtime = runtime_of(app_of(self.app, Path()))
+        # What it prints meanwhile is not the answer, nor is what its logging writes from then on.
+        with redirect_stdout(sys.stderr):
+            runtime = runtime_of(app_of(self.app, Path()))
         runtime.overrule(listen=False, **({} if self.url is None else {"url": self.url}))
         return runtime
 

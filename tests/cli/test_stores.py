@@ -1,5 +1,6 @@
 """Which store a command opens, and that it makes none."""
 
+import json
 import sqlite3
 import stat
 from collections.abc import Callable
@@ -116,6 +117,30 @@ def test_what_redact_hides_is_hidden_where_the_app_is_named(
 
     assert "4111" not in shown.out
     assert '"***"' in shown.out
+
+
+def test_what_an_app_prints_while_it_is_made_is_no_answer(
+    bench: Bench, kvqueue: Kvqueue, directory: Path
+) -> None:
+    (directory / "cli_talker.py").write_text(
+        "import logging, sys\n"
+        "from kvqueue_fastapi import KvQueueModule, Middleware\n"
+        "log = logging.getLogger('cli_talker')\n"
+        "log.addHandler(logging.StreamHandler(sys.stdout))\n"
+        "class Talker(Middleware):\n"
+        "    async def send(self, messages, call_next):\n"
+        "        log.warning('sends')\n"
+        "        return await call_next(messages)\n"
+        "print('hello')\n"
+        "queue_module = KvQueueModule('orders.db', middleware=[Talker()])\n"
+    )
+
+    sent = kvqueue("send", "n", "1", "--json", "--app", "cli_talker:queue_module")
+    listed = kvqueue("ls", "--json", "--app", "cli_talker:queue_module")
+
+    assert (sent.code, sent.err) == (0, "hello\nsends\n")
+    assert json.loads(sent.out).keys() == {"id"}
+    assert listed.record["data"] == 1
 
 
 def test_a_store_in_memory_is_nobody_elses(kvqueue: Kvqueue) -> None:
