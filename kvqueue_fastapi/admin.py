@@ -156,7 +156,7 @@ class KvQueueAdmin:
                 return requeued[message_id]
         msg = (
             f"Message {shown(message_id)} cannot be requeued: it is no dead letter, or no longer. "
-            "Look it up among dead_letters()."
+            "Look it up by dead_letters(), or `kvqueue dead ls`."
         )
         raise KvQueueError(msg)
 
@@ -254,7 +254,7 @@ class KvQueueAdmin:
         """
         record = await self._show(message_id)
         if record is not None and record.state is State.DEAD:
-            why = "it is a dead letter; see discard()"
+            why = "it is a dead letter; see discard(), or `kvqueue dead discard`"
         elif await self.discard([message_id]):
             return
         elif record is None:
@@ -373,5 +373,8 @@ def _state(state: State | str | None) -> State | None:
     allowed = [one for one in State if one is not State.DEAD]
     if state is None or state in allowed:
         return None if state is None else State(state)
-    msg = f"state is {shown(state)}, allowed are {', '.join(allowed)}. Dead: see dead_letters()."
+    msg = (
+        f"state is {shown(state)}, allowed are {', '.join(allowed)}. Dead: see dead_letters(), or "
+        "`kvqueue dead ls`."
+    )
     raise InvalidOptionError(msg)

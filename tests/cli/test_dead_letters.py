@@ -169,6 +169,7 @@ def test_another_payload_is_held_against_the_model_of_the_app(
         (["1", "2", "--data", "{}"], 2, "--data is the payload of one dead letter"),
         (["--all", "--data", "{}"], 2, "--data is the payload of one dead letter"),
         (["99", "--data", "{}"], 1, "Message 99 cannot be requeued: it is no dead letter"),
+        (["99", "--data", "{}"], 1, "dead_letters(), or `kvqueue dead ls`."),
     ],
 )
 def test_another_payload_must_be_json_and_for_one(

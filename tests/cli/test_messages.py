@@ -214,6 +214,17 @@ def test_cancel_says_what_became_of_each_as_json(bench: Bench, kvqueue: Kvqueue)
     }
 
 
+def test_a_dead_letter_is_not_cancelled_and_what_removes_it_is_told(
+    bench: Bench, kvqueue: Kvqueue
+) -> None:
+    (dead,) = bench.die("n", 1)
+
+    ran = kvqueue("cancel", dead)
+
+    assert ran.code == 1
+    assert "it is a dead letter; see discard(), or `kvqueue dead discard`." in ran.err
+
+
 # --- pause and resume ---
 
 
