@@ -240,7 +240,7 @@ def test_a_directory_is_no_backup(bench: Bench, kvqueue: Kvqueue, directory: Pat
     ran = kvqueue("restore", ".", "r.db")
 
     assert ran.code == 1
-    assert ran.err == f"kvqueue: {directory} is a directory. Give the path of a file in it.\n"
+    assert f"{directory} is a directory. Give the path of a file in it, such as " in ran.err
 
 
 def test_a_backup_whose_name_sqlite_could_take_for_a_uri_is_a_file(

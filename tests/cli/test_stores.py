@@ -1,6 +1,7 @@
 """Which store a command opens, and that it makes none."""
 
 import json
+import os
 import sqlite3
 import stat
 from collections.abc import Callable
@@ -219,6 +220,25 @@ def test_wrong_setting_is_named_without_its_value(
     assert ran.code == 2
     assert ran.err.startswith("kvqueue: KVQUEUE_POSTGRES_LISTEN_URL: ")
     assert "s3cret" not in ran.err
+
+
+@pytest.mark.parametrize("command", ["ls --url", "send n --create --url", "copy orders.db"])
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("pipe", "{}/pipe is no file, but a pipe, a socket or a device. Give the path of a file."),
+        (".", "{} is a directory. Give the path of a file in it, such as {}/kvqueue.db."),
+    ],
+)
+def test_what_is_no_file_is_called_so(
+    bench: Bench, kvqueue: Kvqueue, directory: Path, command: str, place: str, told: str
+) -> None:
+    os.mkfifo("pipe")
+
+    ran = kvqueue(*command.split(), place)
+
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err == f"kvqueue: {told.format(directory, directory)}\n"
 
 
 def test_what_is_no_database_is_told_in_a_line(directory: Path, kvqueue: Kvqueue) -> None:

@@ -12,7 +12,12 @@ from kvqueue_fastapi.store.backups import BackupProgress, Progress, StoreBackup
 from kvqueue_fastapi.store.migrations import load_migrations, pending
 from kvqueue_fastapi.store.sqlite import statements as sql
 from kvqueue_fastapi.store.sqlite.connection import Patience, patiently, store_error
-from kvqueue_fastapi.store.sqlite.location import MEMORY, path_of, refuse_network
+from kvqueue_fastapi.store.sqlite.location import (
+    MEMORY,
+    path_of,
+    refuse_network,
+    refuse_no_file,
+)
 from kvqueue_fastapi.store.sqlite.schema import PACKAGE, require_whole, the_row
 from kvqueue_fastapi.urls import shown_url
 
@@ -138,9 +143,7 @@ def _require_new(target: Path) -> None:
 
 @contextmanager
 def _read_only(path: Path) -> Generator[sqlite3.Connection]:
-    if path.is_dir():
-        msg = f"{path} is a directory. Give the path of a file in it."
-        raise StoreError(msg)
+    refuse_no_file(str(path))
     if not path.is_file():
         msg = f"{path}: there is no such file. Check the path."
         raise StoreError(msg)

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from kvqueue_fastapi.errors import StoreBusyError, StoreError
 from kvqueue_fastapi.store.outages import Outages
-from kvqueue_fastapi.store.sqlite.location import MEMORY
+from kvqueue_fastapi.store.sqlite.location import MEMORY, refuse_no_file
 from kvqueue_fastapi.store.sqlite.statements import BEGIN, COMMIT, ROLLBACK
 
 R = TypeVar("R")
@@ -63,6 +63,7 @@ def connect(path: str, *, synchronous: str, patience: Patience) -> sqlite3.Conne
         msg = f"SQLite is {sqlite3.sqlite_version}, 3.38 or newer is needed. Upgrade Python."
         raise StoreError(msg)
     if path != MEMORY:
+        refuse_no_file(path)
         _create(path)
     try:
         connection = sqlite3.connect(

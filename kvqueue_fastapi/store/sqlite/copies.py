@@ -33,7 +33,14 @@ from kvqueue_fastapi.store.sqlite.connection import (
 )
 from kvqueue_fastapi.store.sqlite.database_thread import DatabaseThread
 from kvqueue_fastapi.store.sqlite.listeners import has_died
-from kvqueue_fastapi.store.sqlite.location import MEMORY, SameFile, boot_id, path_of, refuse_network
+from kvqueue_fastapi.store.sqlite.location import (
+    MEMORY,
+    SameFile,
+    boot_id,
+    path_of,
+    refuse_network,
+    refuse_no_file,
+)
 from kvqueue_fastapi.store.sqlite.presence import has_stopped
 from kvqueue_fastapi.store.sqlite.schema import PACKAGE, emptying, migrate, the_row
 
@@ -151,6 +158,7 @@ class SqliteFile(SqliteSource):
         if not Path(path).exists():  # noqa: ASYNC240 because it is once, before anything begins
             msg = f"{path} does not exist, so there is nothing to copy. Check the source's URL."
             raise StoreError(msg)
+        refuse_no_file(path)
         return cls(path, lambda: _connect_to_read(path))
 
     async def close(self) -> None:

@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import socket
+import stat
 from pathlib import Path
 from typing import Any, Final
 
@@ -85,6 +86,24 @@ def refuse_network(path: str) -> None:
             f"{path} lies on a network file system ({kind}), where SQLite's locks do not hold. "
             "Put it on a local disk."
         )
+        raise StoreError(msg)
+
+
+def refuse_no_file(path: str) -> None:
+    """Refuse what is there already and can hold no database.
+
+    Raises:
+        StoreError: it is a directory, or no file of any kind.
+    """
+    try:
+        mode = Path(path).stat().st_mode
+    except OSError:  # it is not there, or SQLite says what is wrong
+        return
+    if stat.S_ISDIR(mode):
+        msg = f"{path} is a directory. Give the path of a file in it, such as {path}/kvqueue.db."
+        raise StoreError(msg)
+    if not stat.S_ISREG(mode):
+        msg = f"{path} is no file, but a pipe, a socket or a device. Give the path of a file."
         raise StoreError(msg)
 
 

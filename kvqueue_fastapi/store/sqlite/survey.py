@@ -13,7 +13,12 @@ from kvqueue_fastapi.errors import InvalidOptionError, StoreError
 from kvqueue_fastapi.store.migrations import load_migrations
 from kvqueue_fastapi.store.sqlite import statements as sql
 from kvqueue_fastapi.store.sqlite.connection import Patience, patiently, store_error
-from kvqueue_fastapi.store.sqlite.location import MEMORY, path_of, refuse_network
+from kvqueue_fastapi.store.sqlite.location import (
+    MEMORY,
+    path_of,
+    refuse_network,
+    refuse_no_file,
+)
 from kvqueue_fastapi.store.sqlite.schema import PACKAGE, the_row
 from kvqueue_fastapi.store.surveys import StoreSurvey
 
@@ -41,9 +46,7 @@ async def survey(url: str) -> StoreSurvey:
 
 
 def _survey(path: str) -> StoreSurvey:
-    if Path(path).is_dir():
-        msg = f"{path} is a directory. Give the path of a file in it, such as {path}/kvqueue.db."
-        raise StoreError(msg)
+    refuse_no_file(path)
     schema = _schema_of(path) if _size_of(path) else 0
     return StoreSurvey(
         where=path,

@@ -11,7 +11,7 @@ import pytest
 
 from kvqueue_fastapi.errors import KvQueueClosedError, StoreBusyError, StoreError
 from kvqueue_fastapi.settings import KvQueueSettings
-from kvqueue_fastapi.store import AnyStore, open_store
+from kvqueue_fastapi.store import AnyStore, open_copy_source, open_store
 from tests.store.given import mail, send
 
 NOBODY = 65_534
@@ -36,8 +36,17 @@ async def test_missing_directory_is_named(tmp_path: Path, settings: KvQueueSetti
 
 
 async def test_directory_is_no_database(tmp_path: Path, settings: KvQueueSettings) -> None:
-    with pytest.raises(StoreError, match="unable to open database file"):
+    with pytest.raises(StoreError, match=r"is a directory\. Give the path of a file in it"):
         await open_store(str(tmp_path), settings)
+
+
+async def test_pipe_is_no_database(path: Path, settings: KvQueueSettings) -> None:
+    os.mkfifo(path)
+
+    with pytest.raises(StoreError, match=r"queue\.db is no file, but a pipe.* Give the path of a"):
+        await open_store(str(path), settings)
+    with pytest.raises(StoreError, match=r"queue\.db is no file, but a pipe"):
+        await open_copy_source(str(path), settings)
 
 
 @pytest.fixture
