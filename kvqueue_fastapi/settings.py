@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MAX_BACKOFF_STEPS: Final = 20
@@ -27,6 +27,16 @@ def _split(value: Any) -> Any:
     except (ValueError, RecursionError) as exc:
         msg = 'write it as "0.1,1,5" or as the JSON list "[0.1, 1, 5]"'
         raise ValueError(msg) from exc
+
+
+def _of_our_own(schema: str) -> str:
+    if schema.startswith("pg_"):
+        msg = (
+            f"the name is {schema!r}, but names that begin with pg_ are PostgreSQL's own: give "
+            'another, such as "kvqueue"'
+        )
+        raise ValueError(msg)
+    return schema
 
 
 BackoffStepS = Annotated[float, Field(ge=0, le=MAX_BACKOFF_STEP_S, allow_inf_nan=False)]
@@ -139,7 +149,7 @@ class KvQueueSettings(BaseSettings):
         default="FULL",
         description="SQLite's PRAGMA synchronous; NORMAL may lose the last sends when power goes.",
     )
-    postgres_schema: str = Field(
+    postgres_schema: Annotated[str, AfterValidator(_of_our_own)] = Field(
         default="kvqueue",
         pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$",
         description="PostgreSQL's schema that the tables are in.",

@@ -71,6 +71,11 @@ def test_environment_sets_it(
     assert getattr(settings, name) == value
 
 
+def test_name_that_looks_like_one_of_the_servers_but_is_none_is_taken() -> None:
+    for name in ("pgqueue", "PG_QUEUE", "_pg_"):
+        assert KvQueueSettings(postgres_schema=name).postgres_schema == name
+
+
 def test_argument_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KVQUEUE_CONCURRENCY", "7")
     monkeypatch.setenv("KVQUEUE_BACKOFF_SCHEDULE_S", "7")
@@ -110,6 +115,8 @@ def test_argument_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ("poll_interval_s", 0),
         ("poll_interval_s", float("nan")),
         ("sqlite_synchronous", "OFF"),
+        ("postgres_schema", "pg_foo"),
+        ("postgres_schema", 'a"b'),
     ],
 )
 def test_value_outside_its_limits_is_named(name: str, value: Any) -> None:

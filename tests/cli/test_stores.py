@@ -241,6 +241,19 @@ def test_what_is_no_file_is_called_so(
     assert ran.err == f"kvqueue: {told.format(directory, directory)}\n"
 
 
+def test_schema_that_the_server_keeps_for_itself_is_refused_in_a_line(
+    kvqueue: Kvqueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KVQUEUE_POSTGRES_SCHEMA", "pg_foo")
+
+    ran = kvqueue("migrate", "--create", "--url", "postgresql://127.0.0.1:1/x")
+
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("kvqueue: KVQUEUE_POSTGRES_SCHEMA: Value error, ")
+    assert "names that begin with pg_ are PostgreSQL's own: give another, such as" in ran.err
+    assert ran.err.count("\n") == 1
+
+
 def test_what_is_no_database_is_told_in_a_line(directory: Path, kvqueue: Kvqueue) -> None:
     (directory / "text.db").write_text("no database at all, but text\n" * 100)
 
