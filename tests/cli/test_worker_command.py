@@ -137,7 +137,7 @@ def test_worker_handles_the_types_that_it_is_told_alone(directory: Path, bench: 
     [
         (["--types", "mail,send"], "mail,send"),
         (["--types", "mail,send", "--types", "mail,order.created"], "mail,send, mail, order.cre"),
-        (["--types", "send, mail"], "send, mail"),
+        (["--types", "send, mail,send", "--types", "mail"], "send, mail"),
     ],
 )
 def test_type_with_a_comma_is_one_where_the_app_handles_it(
