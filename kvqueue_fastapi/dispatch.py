@@ -102,24 +102,23 @@ class Dispatcher:
         # A thread cannot await a commit, and would drop it unseen.
         sender = self._sender if handler.is_async else None
         message = Message(hold, payload, options.headers or _NO_HEADERS, sender)
-        ended = True
         try:
             if self._around is not None:
-                ended = await self._handle_through(handler, hold, message, options)
+                await self._handle_through(handler, hold, message, options)
             elif handler.is_async and handler.timeout_s is None and not handler.asks_container:
                 # what most handlers are: each call in between would cost more than they do
                 await self._await(handler, payload, message)
             else:
-                ended = await self._run(handler, hold, message, options)
+                await self._run(handler, hold, message, options)
         except BaseException as error:
             if isinstance(error, GeneratorExit) and _loop_is_gone():
                 raise
             # No handler may stop the listener, whatever it raises.
             await _settling_ended(hold)
-            return self._ended_by(error, handler, hold, options)
+            return None if hold.abandoned else self._ended_by(error, handler, hold, options)
         if hold.settling is not None:
             await _settling_ended(hold)
-        return done(claim) if ended and not hold.settled else None
+        return None if hold.abandoned or hold.settled else done(claim)
 
     def _ended_by(
         self, error: BaseException, handler: Handler, hold: Hold, options: Options
@@ -136,12 +135,13 @@ class Dispatcher:
 
     async def _handle_through(
         self, handler: Handler, hold: Hold, message: Message[Any], options: Options
-    ) -> bool:
+    ) -> None:
         assert self._around is not None  # noqa: S101 because the caller has looked
-        ended, may_call = True, True
+        may_call = True
+        running: asyncio.Task[Any] | None = None
 
         async def call(message: Message[Any]) -> None:
-            nonlocal ended, may_call
+            nonlocal may_call, running
             if not may_call:
                 msg = (
                     "Middleware awaited call_next again, which would handle the message twice. "
@@ -149,34 +149,41 @@ class Dispatcher:
                 )
                 raise KvQueueError(msg)
             may_call = False
+            running = asyncio.current_task()
             try:
-                ended = await self._run(handler, hold, message, options)
+                await self._run(handler, hold, message, options)
             except BaseException:
                 may_call = True
                 raise
+            finally:
+                running = None
 
-        await self._around(message, call)
-        return ended
+        try:
+            await self._around(message, call)
+        finally:
+            # In a task of its own, as of a gather or a shield, it may be left behind.
+            if running is not None and not _loop_is_gone():
+                await _cancelled(running)
 
     async def _run(
         self, handler: Handler, hold: Hold, message: Message[Any], options: Options
-    ) -> bool:
+    ) -> None:
         scope = self._table.request_scope if handler.asks_container else None
         if scope is None:
-            return await self._call(handler, hold, message, options)
+            await self._call(handler, hold, message, options)
+            return
         async with scope():
-            return await self._call(handler, hold, message, options)
+            await self._call(handler, hold, message, options)
 
     async def _call(
         self, handler: Handler, hold: Hold, message: Message[Any], options: Options
-    ) -> bool:
+    ) -> None:
         if not handler.is_async:
-            return await self._run_in_thread(handler, hold, message, options)
-        if handler.timeout_s is None:
+            await self._run_in_thread(handler, hold, message, options)
+        elif handler.timeout_s is None:
             await self._await(handler, message.data, message)
         else:
             await self._run_in_time(handler, handler.timeout_s, message)
-        return True
 
     async def _run_in_time(self, handler: Handler, timeout_s: float, message: Message[Any]) -> None:
         limit = asyncio.timeout(timeout_s)
@@ -198,7 +205,7 @@ class Dispatcher:
 
     async def _run_in_thread(
         self, handler: Handler, hold: Hold, message: Message[Any], options: Options
-    ) -> bool:
+    ) -> None:
         def late(error: BaseException | None) -> None:
             hold.end()
             if error is None:
@@ -213,7 +220,16 @@ class Dispatcher:
                 if os.getpid() != self._pid:
                     _end_child(handler)
 
-        return await ThreadCall(work, late, self._is_stopping).run(self._threads)
+        call = ThreadCall(work, late, self._is_stopping)
+        hold.abandoned = not await call.run(self._threads)
+
+
+async def _cancelled(task: asyncio.Task[Any]) -> None:
+    """Cancel a task, and wait for its end."""
+    while not task.done():
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([task])
 
 
 async def _settling_ended(hold: Hold) -> None:

@@ -31,6 +31,7 @@ class Hold:
         settling: the commit of its handler that is to settle it, while it is under way.
         settled: its handler has settled it.
         ended: its handler has returned; what is left is to write it down.
+        abandoned: its handler goes on in a thread beyond our shutdown, and settles it then.
         error: what its handler raised, or why it was not called.
         began_at: when its handler began, on the same clock; None: not yet, or nobody asks.
         waited_s: how long it had been due by then.
@@ -39,6 +40,7 @@ class Hold:
 
     __slots__ = (
         "_lease_s",
+        "abandoned",
         "began_at",
         "claim",
         "claimed_at",
@@ -56,7 +58,7 @@ class Hold:
         self.claim = claim
         self.claimed_at = self.extended_at = claimed_at
         self._lease_s = lease_s
-        self.lost = self.settled = self.ended = False
+        self.lost = self.settled = self.ended = self.abandoned = False
         self.settling: asyncio.Task[Committed] | None = None
         self.error: BaseException | None = None
         self.began_at: float | None = None

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import anyio
-from anyio import CapacityLimiter
+from anyio import CancelScope, CapacityLimiter
 
 
 class ThreadCall:
@@ -84,9 +84,11 @@ class ThreadCall:
             self._tell_end = lambda: loop.call_soon_threadsafe(ended.set)
             if self._ended or not self._started:
                 return
-        while not ended.is_set() and not self._may_leave():
-            with suppress(asyncio.CancelledError):
-                await ended.wait()
+        # Within a cancelled scope anyio would cancel each wait anew.
+        with CancelScope(shield=True):
+            while not ended.is_set() and not self._may_leave():
+                with suppress(asyncio.CancelledError):
+                    await ended.wait()
 
     def _abandon(self) -> bool:
         """Wait no more. Returns whether the thread runs on."""

@@ -1,7 +1,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -663,3 +663,102 @@ async def test_a_thread_that_middleware_is_tired_of_ends_first_and_gives_its_slo
         await seen.reach(2)
 
     assert (seen, told.endings) == ([1, 2], ["done", "done"])
+
+
+async def wait_for(call: Awaitable[None]) -> None:
+    await asyncio.wait_for(call, 30)
+
+
+async def shield(call: Awaitable[None]) -> None:
+    await asyncio.shield(call)
+
+
+async def group(call: Awaitable[None]) -> None:
+    async def wait() -> None:
+        await call
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(wait())
+
+
+async def raise_behind(call: Awaitable[None]) -> None:
+    await call
+    raise ValueError("behind it")
+
+
+@pytest.mark.parametrize("way", [wait_for, shield, group, raise_behind])
+async def test_a_thread_that_outlives_the_shutdown_settles_whatever_middleware_does(
+    tmp_path: Path, way: Callable[[Awaitable[None]], Awaitable[None]]
+) -> None:
+    class Around(Middleware):
+        async def handle(self, message: Message[Any], call_next: CallHandler) -> None:
+            await way(call_next(message))
+
+    told, seen = Told(), Seen()
+    go_on, ended = threading.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    class Ending(Middleware):
+        def settled(self, delivery: Delivery) -> None:
+            loop.call_soon_threadsafe(ended.set)
+
+    @on_queue_message("n")
+    def handle() -> None:
+        seen.add("n")
+        go_on.wait(10)
+
+    hooks = [Around(), told, Ending()]
+    async with running(
+        tmp_path, handle, middleware=hooks, listen=True, shutdown_timeout_s=0
+    ) as injector:
+        await injector.get(KvQueue).send_message("n")
+        await seen.reach(1)
+    go_on.set()
+    async with asyncio.timeout(10):
+        await ended.wait()
+
+    assert (seen, told.endings) == (["n"], ["done"])
+
+
+@pytest.mark.parametrize("is_async", [True, False], ids=["async def", "def"])
+async def test_a_handler_that_middleware_leaves_behind_ends_before_its_message_does(
+    tmp_path: Path,
+    is_async: bool,  # noqa: FBT001 because pytest gives it
+) -> None:
+    class Leaving(Middleware):
+        async def handle(self, message: Message[Any], call_next: CallHandler) -> None:
+            left.append(asyncio.ensure_future(call_next(message)))
+            await begun.wait()
+            loop.call_later(0.05, go_on.set)
+            raise Reject("no time")
+
+    class Watching(Middleware):
+        def settled(self, delivery: Delivery) -> None:
+            order.append(delivery.outcome)
+
+    left: list[asyncio.Future[None]] = []
+    order: list[str] = []
+    begun, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    @on_queue_message("n")
+    async def handle() -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            order.append("ended")
+
+    @on_queue_message("n")
+    def handle_in_thread() -> None:
+        loop.call_soon_threadsafe(begun.set)
+        go_on.wait(10)
+        order.append("ended")
+
+    handler = handle if is_async else handle_in_thread
+    async with running(tmp_path, handler, middleware=[Leaving(), Watching()]) as injector:
+        await injector.get(KvQueue).send_message("n")
+        await injector.get(KvQueue).run_until_idle()
+
+    assert order == ["ended", "dead"]
+    assert left[0].done()

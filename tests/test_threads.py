@@ -1,6 +1,7 @@
 import asyncio
 import threading
 
+import anyio
 import pytest
 from anyio import CapacityLimiter
 
@@ -85,6 +86,22 @@ async def test_one_who_may_not_leave_waits_for_the_end_however_often_he_is_cance
             await waiting
     else:
         assert await waiting is True
+
+
+async def test_one_who_may_not_leave_rests_in_a_cancelled_scope_of_anyio() -> None:
+    asked: list[str] = []
+    go_on = threading.Event()
+
+    def stay_and_count() -> bool:
+        asked.append("again")
+        return False
+
+    with anyio.move_on_after(0.01):
+        asyncio.get_running_loop().call_later(0.1, go_on.set)
+        call = ThreadCall(lambda: go_on.wait(10), never_late, stay_and_count)
+        assert await call.run(CapacityLimiter(1)) is True
+
+    assert len(asked) < 5
 
 
 async def test_one_who_waits_on_leaves_when_he_may() -> None:

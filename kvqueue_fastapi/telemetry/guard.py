@@ -1,6 +1,7 @@
 """What keeps telemetry from failing that which it tells of."""
 
 import logging
+from contextlib import suppress
 from types import TracebackType
 from typing import Final
 
@@ -40,5 +41,6 @@ class Guard:
             return False
         if kind not in self._logged:
             self._logged.add(kind)
-            log.error(_TEXT, self._whose, exc_info=error)
+            with suppress(Exception):  # no log that fails may do what telemetry may not
+                log.error(_TEXT, self._whose, exc_info=error)
         return True

@@ -375,7 +375,8 @@ async def _connected(url: str, options: dict[str, Any]) -> Any:
     try:
         return kept_from_children(await asyncpg.connect(url, **options))
     except _OF_A_PARSER as error:
-        if isinstance(error, asyncpg.InterfaceError):
+        # Neither one of the driver's, nor a certificate that does not fit, is the URL's fault.
+        if isinstance(error, asyncpg.InterfaceError | OSError):
             raise
         # Its own words may have a part of the password, and so may its traceback.
         text = "the URL cannot be read" if has_password(url) else str(error).rstrip(".")
