@@ -1,8 +1,8 @@
 """What routes ask for: `KvQueueDep`, `KvDep`, `Injected`."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from fastapi import Depends, params
 from starlette.requests import HTTPConnection
@@ -91,20 +91,35 @@ def runtime_of(connection: HTTPConnection) -> Runtime:
     raise NotInstalledError(msg)
 
 
-def guards(dependencies: Sequence[Any]) -> list[params.Depends]:
+def guards(dependencies: Iterable[Any]) -> list[params.Depends]:
     """What must let a request pass, as routers of FastAPI take it.
 
     Args:
-        dependencies: `Depends(…)`, or what would be in its brackets.
+        dependencies: `Depends(…)`, or functions and objects that would be in its brackets.
 
     Raises:
-        InvalidOptionError: one is neither.
+        InvalidOptionError: one is none of these. A class is not, because FastAPI would make
+            objects of it and ask nobody.
     """
-    for one in dependencies:
-        if not (isinstance(one, params.Depends) or callable(one)):
-            msg = (
-                f"dependencies has {shown(one)}, allowed are functions. Write "
-                "dependencies=[Depends(admin_only)]."
-            )
-            raise InvalidOptionError(msg)
-    return [one if isinstance(one, params.Depends) else Depends(one) for one in dependencies]
+    try:
+        given = list(dependencies)
+    except TypeError:
+        raise _no_guard(dependencies) from None
+    return [_guard(one) for one in given]
+
+
+def _guard(given: Any) -> params.Depends:
+    if isinstance(given, params.Depends):
+        if given.dependency is not None:
+            return given
+    elif callable(given) and given is not Depends and not isinstance(given, type):
+        return cast(params.Depends, Depends(given))
+    raise _no_guard(given)
+
+
+def _no_guard(given: object) -> InvalidOptionError:
+    msg = (
+        f"dependencies has {shown(given)}, allowed is a list of functions. Write "
+        "dependencies=[Depends(admin_only)]."
+    )
+    return InvalidOptionError(msg)

@@ -67,19 +67,9 @@ def _user(request: Request) -> str | None:
         values = [user.get(name) for name in _NAMES]
     else:
         values = [_attribute(user, name) for name in _NAMES]
-    names = filter(None, map(_text, values))
-    return next(names, type(user).__name__)[:_MAX_CHARACTERS]
-
-
-def _text(value: Any) -> str | None:
-    # An id may be a UUID or what a database calls one: what has a text of its own.
-    has_own = any("__str__" in vars(one) for one in type(value).__mro__[:-1])
-    if not (has_own or isinstance(value, int)):
-        return None
-    try:
-        return str(value)
-    except Exception:  # noqa: BLE001 because it is the app's own object, and the action goes on
-        return None
+    # Any other object may show more of itself than a name.
+    names = (str(value) for value in values if isinstance(value, str | int | UUID))
+    return next(filter(None, names), type(user).__name__)[:_MAX_CHARACTERS]
 
 
 def _attribute(user: Any, name: str) -> Any:

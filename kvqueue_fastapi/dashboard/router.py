@@ -63,9 +63,10 @@ def dashboard_router(
 
     Idea: Oban Web, Sidekiq's web UI.
     """
-    if not dependencies and not allow_anonymous:
+    guarding = guards(dependencies or ())
+    if not guarding and not allow_anonymous:
         raise KvQueueError(_OPEN)
-    router = APIRouter(dependencies=guards(dependencies))
+    router = APIRouter(dependencies=guarding)
     house = House(title=title, read_only=read_only)
 
     def add(path: str, screen: Screen, *methods: str) -> None:

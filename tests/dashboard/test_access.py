@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl
 
 import pytest
 from fastapi import Depends, FastAPI, Form, Header, HTTPException, Request
+from fastapi.security import HTTPBearer
 from fastapi.testclient import TestClient
 from injector import Injector
 
@@ -35,9 +36,18 @@ def test_a_dependency_may_be_given_as_it_is_and_what_is_none_is_refused() -> Non
     with keeping(dependencies=[admin_only], allow_anonymous=False) as keeper:
         keeper.open("", 401)
 
-    for wrong in ("admin_only", None, 7):
+    for wrong in (["admin_only"], [None], [7], [HTTPBearer], [Depends], [Depends()], admin_only, 7):
         with pytest.raises(InvalidOptionError, match=r"dependencies has .*Depends\(admin_only\)\]"):
-            dashboard_router(dependencies=[wrong])
+            dashboard_router(dependencies=wrong)  # type: ignore[arg-type]
+
+
+def test_dependencies_may_come_one_by_one_and_must_be_some() -> None:
+    with keeping(dependencies=map(Depends, [admin_only]), allow_anonymous=False) as keeper:
+        keeper.open("", 401)
+        keeper.open("", 200, secret="open")
+
+    with pytest.raises(KvQueueError, match="not open to everybody"):
+        dashboard_router(dependencies=map(Depends, []))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("place", [*PLACES, *(f"static/{name}" for name in ASSETS)])
