@@ -95,6 +95,7 @@ class Worker:
             )
             self._say_what_for()
             await stop.wait()
+        _ignore_signals()
         log.info("Worker %d stopped", os.getpid())
         _end_soon()
 
@@ -152,6 +153,15 @@ def runtime_of(target: FastAPI | KvQueueModule) -> Runtime:
         )
         raise NotInstalledError(msg)
     return runtime
+
+
+def _ignore_signals() -> None:
+    """Have none kill a process that is ending: whoever started it would take that for a failure."""
+    loop = asyncio.get_running_loop()
+    for number in STOPPING:
+        with contextlib.suppress(NotImplementedError):
+            loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _end_soon() -> None:

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import logging
 import sys
 import traceback
 from collections.abc import Generator
@@ -16,6 +17,8 @@ from fastapi import FastAPI
 from kvqueue_fastapi.cli.exits import FAILED, FailedError, WrongCommandError
 from kvqueue_fastapi.errors import KvQueueError
 from kvqueue_fastapi.module import KvQueueModule
+
+log = logging.getLogger("kvqueue_fastapi")
 
 _SCRIPT: Final = 'Put what belongs to a script below `if __name__ == "__main__":`.'
 
@@ -51,13 +54,16 @@ def app_of(target: str, directory: Path, *, is_factory: bool = False) -> FastAPI
 
 
 @contextmanager
-def not_ending(target: str, when: str, remedy: str) -> Generator[None]:
+def not_ending(
+    target: str, when: str, remedy: str, *, may_succeed: bool = False
+) -> Generator[None]:
     """Around the app's own code, which might end the process.
 
     Args:
         target: "module:app".
         when: it runs.
         remedy: a sentence.
+        may_succeed: whether a process that ends so with 0 has done what it should.
 
     Raises:
         FailedError: it would have.
@@ -66,7 +72,9 @@ def not_ending(target: str, when: str, remedy: str) -> Generator[None]:
         yield
     except SystemExit as error:
         msg = f"{target} has called sys.exit({error.code!r}) {when}. {remedy}"
-        raise FailedError(msg) from error
+        if not may_succeed or error.code:
+            raise FailedError(msg) from error
+        log.warning("%s", msg)
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def _work(
     except KvQueueError as error:
         msg = f"{target}: {error}"
         raise WrongCommandError(msg) from error
-    with traced(target), not_ending(target, "in the worker", _STOPS):
+    with traced(target), not_ending(target, "in the worker", _STOPS, may_succeed=True):
         worker.run()
 
 

@@ -210,8 +210,25 @@ def test_an_app_that_ends_the_worker_is_told_in_a_line(
 ) -> None:
     ended = run(directory, STARTS.format(startup=ends.format(code=code)))
 
-    assert ended.returncode == 1
-    assert f"kvqueue: cli_starts:app has called sys.exit({code}) in the worker. " in ended.stderr
+    assert ended.returncode == (code != "0")
+    assert f"cli_starts:app has called sys.exit({code}) in the worker. " in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "stops",
+    [
+        f"signal.signal(signal.SIGTERM, lambda *_: exit(0)); {STOP}; yield",
+        f"{STOP}; yield; exit(0)",
+    ],
+    ids=["by its own handler", "at its end"],
+)
+def test_an_app_that_ends_a_worker_which_stops_has_stopped_it_well(
+    directory: Path, stops: str
+) -> None:
+    ended = run(directory, STARTS.replace("{startup}\n    yield", stops))
+
+    assert ended.returncode == 0, ended.stderr
     assert "Traceback" not in ended.stderr
 
 

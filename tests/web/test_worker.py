@@ -1,3 +1,4 @@
+import asyncio
 import re
 import signal
 import time
@@ -164,6 +165,22 @@ async def test_signals_that_come_together_are_one_wish(house: House, queue: KvQu
 
     assert worker.process.returncode == 0
     assert house.lines("ended", message_id)
+
+
+async def test_no_signal_kills_a_worker_that_has_stopped(house: House, queue: KvQueue) -> None:
+    worker = house.command("served:app", shutdown_timeout_s=0)
+    await house.noted("begun", await queue.send_message("block", LONG))
+
+    worker.signal(signal.SIGTERM)
+    await worker.logs(r"Worker \d+ stopped")
+    # From here on its thread alone goes on, for as long as it may linger.
+    while worker.process.poll() is None:
+        worker.signal(signal.SIGINT)
+        worker.signal(signal.SIGTERM)
+        await asyncio.sleep(0.01)
+
+    assert worker.process.returncode == 0
+    assert "Traceback" not in worker.log
 
 
 @ON_BOTH_ENGINES
