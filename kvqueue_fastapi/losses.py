@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from uuid import UUID
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json, to_jsonable_python
 
+_ZERO: Final = re.compile(r"-?0\.?0*(?:[eE]|$)")
 _SCALARS: Final = frozenset(
     {str, int, float, bool, type(None), bytes, datetime, date, time, timedelta, Decimal, UUID}
 )
@@ -58,8 +60,10 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _finite(text: str) -> float:
     number = float(text)
-    if math.isinf(number):
-        msg = f"the number {text[:40]} is too large for a float. Write it as a string"
+    is_small = not number and not _ZERO.match(text)
+    if is_small or math.isinf(number):
+        size = "small" if is_small else "large"
+        msg = f"the number {text[:40]} is too {size} for a float. Write it as a string"
         raise ValueError(msg)
     return number
 

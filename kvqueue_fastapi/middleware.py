@@ -41,7 +41,9 @@ class Middleware:
             messages: what is sent, checked already.
             call_next: to be awaited to its end, once, or again where it has raised. It takes as
                 many, in the same order: these, or others in their place, such as with more
-                headers. It raises what the commit raises.
+                headers. It raises what the commit raises; where a `StoreError` says that nobody
+                knows whether they were stored, they are sent twice by another try, unless they
+                have idempotency keys.
 
         Returns:
             What `call_next` gave: the ids, in order; [] where a check failed and nothing was sent.

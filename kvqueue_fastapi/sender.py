@@ -144,7 +144,7 @@ class _Once:
         try:
             self._ids = await self._store(given)
         except Exception:
-            # Nothing is stored then. Where it was cancelled, nobody knows.
+            # As a sender may who hears of it. Where it was cut off, nobody has heard.
             self._has_begun = False
             raise
         return list(self._ids)

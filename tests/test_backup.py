@@ -223,6 +223,14 @@ async def test_backup_that_was_opened_can_be_restored_again_and_again(tmp_path: 
     assert [one.keys for one in restored] == [1, 1]
 
 
+async def test_a_name_that_no_system_takes_is_told_with_a_remedy(tmp_path: Path) -> None:
+    url = str(tmp_path / "q.db")
+    async with Kv.open(url):
+        for work in (backup_store(url, "x" * 250), restore_store("x" * 250, str(tmp_path / "n"))):
+            with pytest.raises(StoreError, match=r"x: File name too long\. Give another path"):
+                await work
+
+
 async def test_a_url_is_no_target_and_its_password_is_not_shown(tmp_path: Path) -> None:
     async with running(tmp_path, listen=False):
         with pytest.raises(InvalidOptionError, match=r"ada:\*\*\*@host/shop' is a server's"):

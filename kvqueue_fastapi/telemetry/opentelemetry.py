@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from itertools import chain
 from typing import Any, Final
 
@@ -103,7 +103,7 @@ class OpenTelemetryMiddleware(Middleware):
             )
         began = time.perf_counter()
         try:
-            with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+            with _within(span):
                 traced = messages
                 with self._guard:
                     traced = _traced(messages, own, span)
@@ -138,7 +138,10 @@ class OpenTelemetryMiddleware(Middleware):
                 links=links_to(sent_in),
             )
         # With the baggage of the sender, for whatever the handler calls and sends.
-        token = contexts.attach(trace.set_span_in_context(span, sent_in))
+        within = contexts.Context() if sent_in is None else sent_in
+        if span is not trace.INVALID_SPAN:
+            within = trace.set_span_in_context(span, within)
+        token = contexts.attach(within)
         try:
             await call_next(message)
         except BaseException as error:
@@ -164,6 +167,12 @@ class OpenTelemetryMiddleware(Middleware):
             span.record_exception(error)
         span.set_status(trace.StatusCode.ERROR)
         span.set_attribute(named.ERROR_TYPE, error_type(error))
+
+
+def _within(span: trace.Span) -> AbstractContextManager[object]:
+    if span is trace.INVALID_SPAN:  # it could not be begun: whatever is around it stays
+        return nullcontext()
+    return trace.use_span(span, record_exception=False, set_status_on_exception=False)
 
 
 def _name(operation: str, types: Iterable[str]) -> str:

@@ -88,6 +88,7 @@ def test_without_a_payload_it_is_null(bench: Bench, kvqueue: Kvqueue) -> None:
         ([], 2, "Name the TYPE of the message, or a --file of messages."),
         (["n", "{id: 7}"], 2, "The payload '{id: 7}' is no JSON"),
         (["n", '{"a": 1, "a": 2}'], 2, 'the name "a" is there twice in one object. Leave one.'),
+        (["n", "[0.0e-9, 1e-400]"], 2, "would be lost: the number 1e-400 is too small"),
         (["n", "[1e400]"], 2, "Part of the payload '[1e400]' would be lost: the number 1e400 is"),
         (["n", "9" * 5_000], 2, "has 5000 digits"),
         (["n", "1", "--header", "ab"], 2, "--header 'ab' is no header. Write NAME=VALUE."),

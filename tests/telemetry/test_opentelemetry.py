@@ -319,6 +319,22 @@ async def test_a_send_that_fails_is_an_error_with_its_class(url: str, recorded: 
     assert sent == {None: 1, kind: 1}
 
 
+async def test_a_send_span_that_cannot_begin_leaves_the_trace_around_it(
+    url: str, recorded: Recorded
+) -> None:
+    shop = module(url, recorded.middleware)
+    async with shop.running(Injector([shop])) as queue:
+        recorded.tracers.add_span_processor(starts := Broken(""))
+        with recorded.tracer.start_as_current_span("route"):
+            starts.when = "start"
+            await queue.send_message("order.created", 1)
+            starts.when = ""
+        await queue.run_until_idle()
+
+    (route,), (attempt,) = recorded.named("route"), recorded.named("process order.created")
+    assert parent_id(attempt) == id_of(route)
+
+
 class Broken(SpanProcessor):
     """Fails at the begin or at the end of each span."""
 

@@ -97,6 +97,12 @@ def _file(place: str | Path) -> Path:
     if path == MEMORY:
         msg = "A store in memory has no file. Use copy_store with its open Kv instead."
         raise InvalidOptionError(msg)
+    try:
+        # the longest name beside it that is asked for
+        Path(f"{path}{_UNFINISHED}{_SIDE_FILES[-1]}").exists()
+    except OSError as error:
+        msg = f"{path}: {error.strerror}. Give another path."
+        raise StoreError(msg) from error
     return Path(path)
 
 

@@ -22,14 +22,12 @@ pytestmark = pytest.mark.skipif(
 def certificate(tmp_path: Path) -> Path:
     """Of another.example, with its key."""
     file = tmp_path / "both.pem"
-    made = ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "certificate.pem")]
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-        + ["-nodes", "-days", "2", "-subj", "/CN=another.example", *made],
-        check=True,
-        capture_output=True,
-    )
     parts = (tmp_path / "key.pem", tmp_path / "certificate.pem")
+    kind = (
+        "-x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=another.example"
+    )
+    command = ["openssl", "req", *kind.split(), "-keyout", str(parts[0]), "-out", str(parts[1])]
+    subprocess.run(command, check=True, capture_output=True)
     file.write_text("".join(part.read_text() for part in parts))
     return file
 
