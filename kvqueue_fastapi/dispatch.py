@@ -12,7 +12,7 @@ from typing import Any, Final, NoReturn
 from anyio import CapacityLimiter
 
 from kvqueue_fastapi.codec import decode_payload
-from kvqueue_fastapi.endings import to_the_end
+from kvqueue_fastapi.endings import loop_is_gone, to_the_end
 from kvqueue_fastapi.errors import KvQueueError, PayloadError
 from kvqueue_fastapi.handlers.table import Handler, HandlerTable
 from kvqueue_fastapi.message import Hold, Message
@@ -111,7 +111,7 @@ class Dispatcher:
             else:
                 await self._run(handler, hold, message, options)
         except BaseException as error:
-            if isinstance(error, GeneratorExit) and _loop_is_gone():
+            if isinstance(error, GeneratorExit) and loop_is_gone():
                 raise
             # No handler may stop the listener, whatever it raises.
             await _settling_ended(hold)
@@ -162,7 +162,7 @@ class Dispatcher:
             await self._around(message, call)
         finally:
             # In a task of its own, as of a gather or a shield, it may be left behind.
-            if running is not None and not _loop_is_gone():
+            if running is not None and not loop_is_gone():
                 await _cancelled(running)
 
     async def _run(
@@ -259,11 +259,3 @@ def _end_child(handler: Handler) -> NoReturn:
             )
     finally:
         os._exit(status)
-
-
-def _loop_is_gone() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return True
-    return False

@@ -76,3 +76,12 @@ async def in_own_thread(function: Callable[[], T]) -> T:
     result = await future
     thread.join()  # it has told its result, and is at its end
     return result
+
+
+def loop_is_gone() -> bool:
+    """Whether there is nothing left to await on: a coroutine is closed after its event loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return True
+    return False

@@ -9,6 +9,8 @@ from typing import Any
 import anyio
 from anyio import CancelScope, CapacityLimiter
 
+from kvqueue_fastapi.endings import loop_is_gone
+
 
 class ThreadCall:
     """Runs a function in a worker thread.
@@ -51,7 +53,8 @@ class ThreadCall:
         try:
             await anyio.to_thread.run_sync(self._work, abandon_on_cancel=True, limiter=limiter)
         except BaseException:
-            await self._wait_on()
+            if not loop_is_gone():
+                await self._wait_on()
             if self._abandon():
                 return False
             if not self._started:

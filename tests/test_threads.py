@@ -125,6 +125,31 @@ async def test_one_who_waits_on_leaves_when_he_may() -> None:
     assert await asyncio.to_thread(late.wait, 10)
 
 
+def test_a_wait_that_ends_with_its_event_loop_leaves_the_thread() -> None:
+    started, go_on, late = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        started.set()
+        go_on.wait(10)
+
+    wait = ThreadCall(work, lambda _: late.set(), stay).run(CapacityLimiter(1))
+
+    async def begin() -> asyncio.Task[bool]:
+        task = asyncio.create_task(wait)
+        await asyncio.to_thread(started.wait, 10)
+        return task
+
+    loop = asyncio.new_event_loop()
+    task = loop.run_until_complete(begin())
+    loop.close()
+    wait.close()
+    go_on.set()
+
+    assert late.wait(10)
+    assert not task.done()
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
 async def test_a_wait_cancelled_before_a_thread_was_free_never_runs_the_call() -> None:
     limiter = CapacityLimiter(1)
     go_on = threading.Event()
