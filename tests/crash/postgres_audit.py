@@ -135,7 +135,12 @@ class PostgresDatabase:
                     return list(await connection.fetch(statement))
                 finally:
                     await connection.close()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except (
+                OSError,
+                asyncpg.PostgresError,
+                asyncpg.InterfaceError,
+                asyncpg.InternalClientError,
+            ):
                 if time.monotonic() > deadline:
                     raise
                 await asyncio.sleep(PAUSE_S)

@@ -73,6 +73,10 @@ class Patience:
         self.seconds = min(self.seconds, HURRY_S)
 
 
+class KeysLockedError(Exception):
+    """Another transaction has had the lock of a key for long; all else may be written meanwhile."""
+
+
 class Session(Protocol):
     """Where statements run: a connection of ours, or of the caller's own."""
 
@@ -142,7 +146,7 @@ def store_error(error: BaseException, server: str) -> KvQueueError:
     if isinstance(error, KvQueueError):
         return error
     text = str(error).strip() or type(error).__name__
-    if isinstance(error, asyncpg.LockNotAvailableError | asyncpg.QueryCanceledError):
+    if isinstance(error, _LOCKED):
         return StoreBusyError(
             f"{server}: another session holds a lock ({text}). Look for a long transaction in "
             "pg_stat_activity."
@@ -166,11 +170,11 @@ _CUT: Final = (
     # A primary that has become a replica: the next connection looks for the primary.
     asyncpg.ReadOnlySQLTransactionError,
 )
+_LOCKED: Final = (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError, KeysLockedError)
 _PASSING: Final = (
+    *_LOCKED,
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
-    asyncpg.LockNotAvailableError,
-    asyncpg.QueryCanceledError,
     asyncpg.TooManyConnectionsError,
     asyncpg.OutOfMemoryError,
 )

@@ -183,8 +183,11 @@ class PostgresStore:
 
     async def last_version(self) -> int:
         """That of the last commit that had one."""
-        space = locks.space(self._sessions.schema)
-        return int((await self._fetch(sql.COMMITTED_VERSION, space, locks.VERSIONS))[0][0])
+        return await self._database.run(
+            lambda: self._sessions.attempt(
+                lambda session: locks.committed_version(session, self._sessions.schema)
+            )
+        )
 
     def subscribe(self, wake: Wake) -> Wake:
         """Call `wake` on the event loop when something may have become claimable."""

@@ -13,7 +13,7 @@ import asyncpg
 
 from kvqueue_fastapi.errors import StoreBusyError
 from kvqueue_fastapi.store.postgres import statements as sql
-from kvqueue_fastapi.store.postgres.connection import OwnSession, Session
+from kvqueue_fastapi.store.postgres.connection import KeysLockedError, OwnSession, Row, Session
 
 _BUCKETS: Final = 256
 _ORDERING: Final = 1
@@ -102,13 +102,26 @@ async def lock_briefly(
     """Take locks until the transaction ends, which is soon, and wait for nobody who takes longer.
 
     Those of keys are shared by all who do so, and each has his turn; see `_TURN`.
+
+    Raises:
+        KeysLockedError: one was not free for so long.
     """
     keys = sorted(set(numbers) - {VERSIONS})
     turns = [number + _TURN for number in keys]
     if VERSIONS in numbers:
         turns.append(VERSIONS)
-    (row,) = await session.fetch(sql.LOCK_SHARED, now_ms, space(schema), keys, turns)
+    (row,) = await _fetch(session, sql.LOCK_SHARED, now_ms, space(schema), keys, turns)
     return Locked(row[0], row[1], frozenset(row[2] or ()))
+
+
+async def committed_version(session: Session, schema: str) -> int:
+    """The last version of keys, when whoever writes a later one has come to an end.
+
+    Raises:
+        KeysLockedError: he has not for so long.
+    """
+    (row,) = await _fetch(session, sql.COMMITTED_VERSION, space(schema), VERSIONS)
+    return int(row[0])
 
 
 async def lock_to_write(transaction: OwnSession) -> None:
@@ -146,3 +159,11 @@ async def wait_for(session: Session, schema: str, numbers: Sequence[int], within
             raise StillHeldError(number) from error
         within_ms = min(within_ms, _ONE_IN_HAND_MS)
     await session.fetch(sql.LIMIT_WAITS, usual)
+
+
+async def _fetch(session: Session, statement: str, *values: object) -> Sequence[Row]:
+    """Run a statement that waits for nothing but locks of keys."""
+    try:
+        return await session.fetch(statement, *values)
+    except asyncpg.LockNotAvailableError as error:
+        raise KeysLockedError(str(error)) from error

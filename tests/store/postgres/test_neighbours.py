@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from kvqueue_fastapi.errors import StoreError
+from kvqueue_fastapi.errors import StoreBusyError, StoreError
 from kvqueue_fastapi.model import AtomicWrite, Failure, KvSet, Outcome, Send, Wanted
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import open_store
@@ -16,7 +16,7 @@ from kvqueue_fastapi.store.postgres import locks
 from kvqueue_fastapi.store.postgres import statements as sql
 from kvqueue_fastapi.store.postgres.engine import PostgresStore
 from kvqueue_fastapi.store.postgres.ids import Ids
-from tests.store.given import LEASE_MS, claim, ending, is_quiet, mail, send, settle
+from tests.store.given import LEASE_MS, claim, claimed_ids, ending, is_quiet, mail, send, settle
 
 Open = Callable[..., Any]
 DEAD = Failure("oops")
@@ -81,6 +81,33 @@ async def test_keys_are_written_while_somebody_waits_for_an_ordering_key(
 
     assert committed.ok
     assert all(one.ok for one in await waiting)
+
+
+@pytest.mark.parametrize("waits", ["a write of keys", "a look at their version"])
+async def test_silent_holders_message_is_taken_over_while_a_keys_lock_is_waited_for_in_vain(
+    opened: Open, outside: Any, waits: str
+) -> None:
+    store = await opened(lease_s=2)
+    (message_id,) = await send(store, mail())
+    await claim(store)
+    await outside.execute("UPDATE kvqueue.kvqueue_messages SET lease_until_ms = 0")
+    transaction = outside.transaction()
+    await transaction.start()
+    await outside.execute(TURN, locks.space(store._sessions.schema), locks.VERSIONS)
+
+    is_write = waits == "a write of keys"
+    write = AtomicWrite(mutations=[KvSet(b"a", b"1")])
+    waiting = asyncio.ensure_future(store.commit(write) if is_write else store.last_version())
+    while not waiting.done():
+        # What every listener does meanwhile: as it can, so could the holder, if it lived.
+        await asyncio.to_thread(store.end_leases_of_the_dead)
+        await asyncio.wait([waiting], timeout=0.05)
+    taken = await claimed_ids(store)
+    await transaction.rollback()
+
+    with pytest.raises(StoreBusyError, match="holds a lock"):
+        await waiting
+    assert taken == [message_id]
 
 
 async def test_message_that_is_quarantined_between_full_claims_is_not_overlooked(
