@@ -124,9 +124,12 @@ class Killer:
             until = time.monotonic() + random.uniform(*FROZEN_S)
             await _stand_still(pid)
             # A process that is frozen within a commit holds the lock, and so holds up everybody.
-            name = "SIGSTOP within a commit" if await self._is_locked() else "SIGSTOP"
+            is_locked = await self._is_locked()
             await asyncio.sleep(max(0, until - time.monotonic()))
+            # What it had asked a server for may have been on its way until then.
+            is_locked = is_locked or await self._is_locked()
             os.kill(pid, signal.SIGCONT)
+            name = "SIGSTOP within a commit" if is_locked else "SIGSTOP"
             self._note(name, pid, began)
         except ProcessLookupError:  # somebody else has killed it
             self._note("SIGKILL", pid, began)

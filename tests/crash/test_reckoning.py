@@ -348,6 +348,27 @@ def test_slow_takeover_after_a_freeze_is_found(story: Story, freed_at: float, co
     assert len(found(story)) == count
 
 
+@pytest.mark.parametrize(("crashes", "count"), [(MAX_CRASHES - 2, 0), (MAX_CRASHES - 3, 1)])
+def test_takeover_after_a_freeze_waits_for_a_message_that_is_one_crash_from_its_end(
+    story: Story, crashes: int, count: int
+) -> None:
+    over_at = 10 + LEASE_S
+    story.sent(1, at=10)
+    story.sent(2, at=10)
+    for number in (1, 2):
+        story.claimed(number, at=10, crashes=crashes if number == 2 else 0)
+        story.did("begun", number, at=10)
+    story.befell("SIGSTOP", ONE, at=10, until=30)
+    for number, began_at, done_at in ((2, over_at, over_at + 1.5), (1, over_at + 1.5, over_at + 2)):
+        story.taken_away(number, at=began_at)
+        story.claimed(number, at=began_at, pid=TWO, attempt=2)
+        story.did("begun", number, at=began_at, pid=TWO, attempt=2)
+        story.did("ended", number, at=done_at, pid=TWO, attempt=2)
+        story.removed(number, at=done_at, pid=TWO, attempt=2)
+
+    assert len(found(story)) == count
+
+
 def test_message_that_begins_before_its_time_is_found(story: Story) -> None:
     story.sent(1, at=10, delay=2)
     story.handled(1, at=11)
