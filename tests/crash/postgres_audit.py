@@ -58,10 +58,12 @@ _HOLDING: Final = """
 SELECT pid FROM kvqueue.kvqueue_listeners AS listener WHERE EXISTS (
     SELECT 1 FROM kvqueue.kvqueue_messages WHERE state = 3 AND holder = listener.id)
 """
-# Who waits for a lock may be given it while he stands still, and then keeps others from writing.
+# Who waits for a lock may be given it while he stands still, and then keeps others from writing;
+# between the parts of a statement that he uses for the first time he is not "idle".
 _CAN_WRITE: Final = f"""
 SELECT NOT EXISTS (SELECT 1 FROM pg_stat_activity
-                    WHERE (state = 'idle in transaction' OR wait_event_type = 'Lock')
+                    WHERE (state = 'idle in transaction' OR wait_event_type = 'Lock'
+                           OR (wait_event = 'ClientRead' AND backend_xid IS NOT NULL))
                       AND state_change < clock_timestamp() - interval '{STILL_S} s')
 """
 _DEAD_LETTERS: Final = """
