@@ -18,6 +18,8 @@ _LOCK_SHARE: Final = 0.8
 """Of the time for a statement, for locks of others."""
 _IDLE_IN_TRANSACTION_S: Final = 5.0
 """A process that is frozen within a transaction must not keep its locks for long."""
+_TRANSACTION_SHARE: Final = 4
+"""Of the time for a statement: more than a transaction of ours takes as long as it gets on."""
 URL_REMEDY: Final = (
     " Write the URL as postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with %40 for @, %2F for / "
     "and %3F for ? in the password."
@@ -67,6 +69,15 @@ class Patience:
     def lock_ms(self) -> int:
         """For locks that others hold."""
         return round(self.statement_s * _LOCK_SHARE * 1000)
+
+    @property
+    def transaction_ms(self) -> int:
+        """For a whole transaction.
+
+        Between the parts of a statement that is used for the first time, a session is not idle to
+        the server, which would wait for a frozen process for ever.
+        """
+        return round(max(_IDLE_IN_TRANSACTION_S, _TRANSACTION_SHARE * self.statement_s) * 1000)
 
     def hurry(self) -> None:
         """Wait no longer than `HURRY_S` from now on."""
@@ -167,6 +178,7 @@ _CUT: Final = (
     asyncpg.CrashShutdownError,
     asyncpg.CannotConnectNowError,
     asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.TransactionTimeoutError,
     # A primary that has become a replica: the next connection looks for the primary.
     asyncpg.ReadOnlySQLTransactionError,
 )

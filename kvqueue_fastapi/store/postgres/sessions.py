@@ -37,6 +37,8 @@ _SHORTEST_WAIT_S: Final = 0.02
 _LONGEST_WAIT_S: Final = 0.5
 # of Python itself: a port that is no number, one beyond 65535, an empty host
 _OF_A_PARSER: Final = (ValueError, OverflowError, IndexError)
+_LIMITS_TRANSACTIONS: Final = (17,)
+"""From which version of the server on."""
 _ENCODINGS: Final = ("UTF8", "SQL_ASCII")
 _LOOK_TIMEOUT_S: Final = 300.0
 """For the keeper's questions, which may go through whole tables."""
@@ -99,6 +101,7 @@ class Sessions:
         self._lost: set[int] = set()
         self._limits: set[asyncio.Timeout] = set()
         self._life: object = None
+        self._limits_transactions = False
         self.server_changed: Callable[[], None] = _nothing
 
     async def open(self) -> None:
@@ -222,7 +225,7 @@ class Sessions:
     async def _within(
         self, transaction: Transaction, work: Callable[[Transaction], Awaitable[R]]
     ) -> R:
-        await self._begin(transaction)
+        await self._begin(transaction, is_limited=self._limits_transactions)
         try:
             return await work(transaction)
         except BaseException as error:
@@ -268,8 +271,11 @@ class Sessions:
         elif isinstance(error, asyncpg.LockNotAvailableError):
             self.patience.outages.is_shut_out()
 
-    async def _begin(self, session: OwnSession) -> None:
+    async def _begin(self, session: OwnSession, *, is_limited: bool = False) -> None:
         begin = _BEGIN_POOLED if self._is_pooled else sql.BEGIN
+        if is_limited:
+            limit = sql.LIMIT_TRANSACTION.format(milliseconds=self.patience.transaction_ms)
+            begin = f"{begin}; {limit}"
         await session.execute(begin)
 
     @asynccontextmanager
@@ -317,6 +323,7 @@ class Sessions:
         if self._life not in (None, life):
             self.server_changed()
         self._life = life
+        self._limits_transactions = connection.get_server_version() >= _LIMITS_TRANSACTIONS
         return connection
 
     async def _end_lost(self, session: OwnSession) -> None:

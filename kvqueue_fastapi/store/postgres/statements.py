@@ -18,6 +18,7 @@ ID_BLOCK: Final = 1_000
 
 # Whatever the role's or the database's default: claims would fail each other otherwise.
 BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+LIMIT_TRANSACTION: Final = "SET LOCAL transaction_timeout = '{milliseconds}ms'"
 COMMIT: Final = "COMMIT"
 ROLLBACK: Final = "ROLLBACK"
 

@@ -1,6 +1,7 @@
 """Stores of several processes on one database, and foreign programs beside them."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -16,9 +17,14 @@ from kvqueue_fastapi.store.postgres import locks
 from kvqueue_fastapi.store.postgres import statements as sql
 from kvqueue_fastapi.store.postgres.engine import PostgresStore
 from kvqueue_fastapi.store.postgres.ids import Ids
+from kvqueue_fastapi.store.postgres.sessions import Transaction
 from tests.store.given import LEASE_MS, claim, claimed_ids, ending, is_quiet, mail, send, settle
 
 Open = Callable[..., Any]
+IS_BETWEEN = """
+SELECT 1 FROM pg_stat_activity
+ WHERE pid = $1 AND state = 'active' AND wait_event = 'ClientRead' AND backend_xid IS NOT NULL
+"""
 DEAD = Failure("oops")
 EARLIEST, LATEST = -(1 << 63), (1 << 63) - 1
 
@@ -108,6 +114,35 @@ async def test_silent_holders_message_is_taken_over_while_a_keys_lock_is_waited_
     with pytest.raises(StoreBusyError, match="holds a lock"):
         await waiting
     assert taken == [message_id]
+
+
+async def test_process_that_stands_still_between_parts_of_a_statement_keeps_nothing_locked(
+    opened: Open, outside: Any
+) -> None:
+    if outside.get_server_version() < (17,):
+        pytest.skip("older servers wait for it")
+    store = await opened(lease_s=2)
+    space = locks.space(store._sessions.schema)
+    pids, is_free = [], threading.Event()
+
+    async def work(transaction: Transaction) -> None:
+        await locks.lock_briefly(transaction, store._sessions.schema, {locks.VERSIONS}, None)
+        await transaction._connection.prepare("SELECT 1")  # and not what comes behind it
+        pids.append(transaction.pid)
+        while not is_free.is_set():
+            await asyncio.sleep(0.02)
+        await transaction.execute("SELECT 1")
+
+    working = asyncio.ensure_future(store._database.run(lambda: store._sessions.transact(work)))
+    async with asyncio.timeout(30):
+        while not (pids and await outside.fetch(IS_BETWEEN, pids[0])):
+            await asyncio.sleep(0.02)
+        while not (await outside.fetch(sql.TRY_LOCK, space, locks.VERSIONS))[0][0]:
+            await asyncio.sleep(0.1)
+    is_free.set()
+
+    with pytest.raises(StoreBusyError, match="closed"):
+        await working
 
 
 async def test_message_that_is_quarantined_between_full_claims_is_not_overlooked(
