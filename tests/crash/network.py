@@ -70,7 +70,8 @@ class Network:
         # One machine at a time: the others must be able to take over.
         proxy, self._free = random.choice(self._free), []
         server = self._machines[proxy]
-        began, pids = time.time(), set(server.pids())
+        # Of one that has just died the server may not have heard.
+        began, pids = time.time(), {*server.seen, *server.pids()}
         proxy.swallow(asks=not answers_only)
         await asyncio.sleep(random.uniform(*SILENT_S))
         pids |= set(server.pids())

@@ -28,6 +28,9 @@ class Server:
         directory: for the ledger and the log.
         workers: how many; with one, the server itself is the worker.
         url: of the database, as this server sees it.
+
+    Attributes:
+        seen: the processes that lived at the last look.
     """
 
     def __init__(self, directory: Path, workers: int, url: str) -> None:
@@ -35,6 +38,7 @@ class Server:
         self.ledger = directory / "ledger.jsonl"
         self.log = directory / "server.log"
         self.port = _free_port()
+        self.seen: list[int] = []
         self._workers = workers
         self._process: subprocess.Popen[bytes] | None = None
         self._keeping: asyncio.Task[None] | None = None
@@ -52,7 +56,8 @@ class Server:
         """The server and its workers, listening or not."""
         if self._process is None:
             return []
-        return [pid for pid in _pids_of_session(self._process.pid) if _serves(pid)]
+        self.seen = [pid for pid in _pids_of_session(self._process.pid) if _serves(pid)]
+        return self.seen
 
     def kill_all(self) -> None:
         """kill -9 for all its processes at once."""
