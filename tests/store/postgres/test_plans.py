@@ -143,7 +143,7 @@ async def test_claim_from_heads_reads_no_page_of_what_was_handled(
         # what this may still see cannot be cleaned up
         await elsewhere.fetchval("SELECT count(*) FROM kvqueue.kvqueue_messages WHERE id = 0")
         await connection.execute(
-            "DELETE FROM kvqueue.kvqueue_messages WHERE state = 0 AND due_at_ms < 1000 + 19_000"
+            "DELETE FROM kvqueue.kvqueue_messages WHERE state = 0 AND due_at_ms < 1000 + 19000"
         )
         heads = await connection.fetch(in_schema(sql.HEADS, '"kvqueue"'), ["mail", "other"])
         read = {
