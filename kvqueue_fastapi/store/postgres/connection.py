@@ -18,8 +18,10 @@ _LOCK_SHARE: Final = 0.8
 """Of the time for a statement, for locks of others."""
 _IDLE_IN_TRANSACTION_S: Final = 5.0
 """A process that is frozen within a transaction must not keep its locks for long."""
-_TRANSACTION_SHARE: Final = 4
-"""Of the time for a statement: more than a transaction of ours takes as long as it gets on."""
+_TRANSACTION_SHARE: Final = 6
+"""Of the time for a statement: where that is a sixth of a lease, the whole of it."""
+_TRANSACTION_S: Final = 20.0
+"""At the least: a transaction of ours goes up to twenty times to the server."""
 URL_REMEDY: Final = (
     " Write the URL as postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with %40 for @, %2F for / "
     "and %3F for ? in the password."
@@ -34,7 +36,6 @@ SETTINGS: Final[Mapping[str, str]] = {
     # Statistics of a queue are out of date, and an index is always right here.
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",
-    "lock_timeout": "4s",
     "idle_in_transaction_session_timeout": f"{_IDLE_IN_TRANSACTION_S:g}s",
     # A machine that is gone is noticed long before its leases end.
     "tcp_keepalives_idle": "5",
@@ -42,7 +43,7 @@ SETTINGS: Final[Mapping[str, str]] = {
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "14s",  # and also while something is to be said to it
 }
-"""Of each session; behind a pooler, of each transaction."""
+"""Of each session; behind a pooler, of each transaction. Those of a `Patience` come to them."""
 
 
 class Patience:
@@ -71,17 +72,23 @@ class Patience:
         return round(self.statement_s * _LOCK_SHARE * 1000)
 
     @property
-    def transaction_ms(self) -> int:
-        """For a whole transaction.
-
-        Between the parts of a statement that is used for the first time, a session is not idle to
-        the server, which would wait for a frozen process for ever.
-        """
-        return round(max(_IDLE_IN_TRANSACTION_S, _TRANSACTION_SHARE * self.statement_s) * 1000)
+    def settings(self) -> Mapping[str, str]:
+        """What holds of each session, or behind a pooler of each transaction."""
+        # The server gives up first, and says what it waited for.
+        return {**SETTINGS, "lock_timeout": f"{self.lock_ms}ms"}
 
     def hurry(self) -> None:
         """Wait no longer than `HURRY_S` from now on."""
         self.seconds = min(self.seconds, HURRY_S)
+
+
+def transaction_ms(statement_s: float) -> int:
+    """For a whole transaction, of which each statement may take so long.
+
+    Between the parts of a statement that is used for the first time, a session is not idle to
+    the server, which would wait for a frozen process for ever.
+    """
+    return round(max(_TRANSACTION_S, _TRANSACTION_SHARE * statement_s) * 1000)
 
 
 class KeysLockedError(Exception):
@@ -105,23 +112,23 @@ class OwnSession:
         timeout_s: after which a statement that has no answer ends the connection.
     """
 
-    __slots__ = ("_connection", "_schema", "_timeout_s")
+    __slots__ = ("_connection", "_schema", "timeout_s")
 
     def __init__(self, connection: Any, schema: str, timeout_s: float) -> None:
         self._connection = connection
         self._schema = schema
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
 
     async def fetch(self, statement: str, *values: Any) -> Sequence[Row]:
         """Run a statement of this engine, and give all its rows."""
         here = in_schema(statement, self._schema)
-        rows: Sequence[Row] = await self._connection.fetch(here, *values, timeout=self._timeout_s)
+        rows: Sequence[Row] = await self._connection.fetch(here, *values, timeout=self.timeout_s)
         return rows
 
     async def execute(self, script: str) -> None:
         """Run one or more statements that take no values and give no rows."""
         here = in_schema(script, self._schema)
-        await self._connection.execute(here, timeout=self._timeout_s)
+        await self._connection.execute(here, timeout=self.timeout_s)
 
     @property
     def pid(self) -> int:
@@ -162,7 +169,11 @@ def store_error(error: BaseException, server: str) -> KvQueueError:
             f"{server}: another session holds a lock ({text}). Look for a long transaction in "
             "pg_stat_activity."
         )
-    remedy = next((remedy for kinds, remedy in _REMEDIES if isinstance(error, kinds)), "")
+    # With the driver's word that a connection was closed comes the server's, why.
+    errors = (error, error.__cause__)
+    remedy = next(
+        (text for kinds, text in _REMEDIES if any(isinstance(e, kinds) for e in errors)), ""
+    )
     kind = StoreBusyError if may_pass(error) else StoreError
     return kind(f"{server}: {text.rstrip('.')}.{remedy}")
 
@@ -213,5 +224,13 @@ _REMEDIES: Final = (
         " The URL leads to a pooler: set postgres_listen_url to one that leads to the server.",
     ),
     (asyncpg.UndefinedTableError, " Another program has removed the table; restore a backup."),
+    (
+        (asyncpg.IdleInTransactionSessionTimeoutError, asyncpg.TransactionTimeoutError),
+        (
+            f" This process stood still for {_IDLE_IN_TRANSACTION_S:g} s, or the server or the way "
+            f"to it is so slow that a transaction took as long as a lease ({_TRANSACTION_S:g} s at "
+            "the least). Look for what blocks the process or slows the server, or raise lease_s."
+        ),
+    ),
     (_CUT, " Check that the server runs and can be reached."),
 )

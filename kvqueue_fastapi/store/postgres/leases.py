@@ -74,7 +74,6 @@ class Undertaker:
                     lambda transaction: self._end_silent(transaction, rows, moment)
                 )
             except locks.ShutOutError:
-                self._outages.is_shut_out()
                 return math.ceil(self._outages.grace_s() * 1000)
         return 0
 

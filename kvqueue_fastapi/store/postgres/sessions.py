@@ -5,24 +5,26 @@ import random
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, NamedTuple, TypeVar
 
 import asyncpg
 
 from kvqueue_fastapi.errors import KvQueueError, StoreBusyError, StoreError
 from kvqueue_fastapi.settings import KvQueueSettings
+from kvqueue_fastapi.store.postgres import locks
 from kvqueue_fastapi.store.postgres import statements as sql
 from kvqueue_fastapi.store.postgres.connection import (
     CONNECT_TIMEOUT_S,
-    SETTINGS,
     URL_REMEDY,
+    KeysLockedError,
     OwnSession,
     Patience,
     is_cut,
     may_pass,
     quoted,
     store_error,
+    transaction_ms,
 )
 from kvqueue_fastapi.store.postgres.forks import kept_from_children
 from kvqueue_fastapi.store.postgres.pool import Pool
@@ -42,10 +44,6 @@ _LIMITS_TRANSACTIONS: Final = (17,)
 _ENCODINGS: Final = ("UTF8", "SQL_ASCII")
 _LOOK_TIMEOUT_S: Final = 300.0
 """For the keeper's questions, which may go through whole tables."""
-# What a pooler's server connection was told before is not known.
-_BEGIN_POOLED: Final = "; ".join(
-    (sql.BEGIN, *(f"SET LOCAL {name} = '{value}'" for name, value in SETTINGS.items()))
-)
 
 
 class Begun(NamedTuple):
@@ -225,7 +223,7 @@ class Sessions:
     async def _within(
         self, transaction: Transaction, work: Callable[[Transaction], Awaitable[R]]
     ) -> R:
-        await self._begin(transaction, is_limited=self._limits_transactions)
+        await self._begin(transaction)
         try:
             return await work(transaction)
         except BaseException as error:
@@ -251,7 +249,7 @@ class Sessions:
             try:
                 result = await once()
             except Exception as error:
-                self._note(error)
+                await self._note(error)
                 if isinstance(error, KvQueueError):
                     raise
                 if not may_pass(error):
@@ -265,18 +263,26 @@ class Sessions:
             await asyncio.sleep(random.uniform(wait_s / 2, wait_s))  # noqa: S311 because it is no secret
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
 
-    def _note(self, error: Exception) -> None:
+    async def _note(self, error: Exception) -> None:
         if is_cut(error) or isinstance(error, asyncpg.DiskFullError):
             self.patience.outages.has_failed()
-        elif isinstance(error, asyncpg.LockNotAvailableError):
+        elif isinstance(error, asyncpg.LockNotAvailableError | locks.ShutOutError):
             self.patience.outages.is_shut_out()
+        elif isinstance(error, KeysLockedError):
+            # Whoever has the key may himself wait for the table.
+            with suppress(KvQueueError):
+                await self.transact(locks.lock_to_write)
 
-    async def _begin(self, session: OwnSession, *, is_limited: bool = False) -> None:
-        begin = _BEGIN_POOLED if self._is_pooled else sql.BEGIN
-        if is_limited:
-            limit = sql.LIMIT_TRANSACTION.format(milliseconds=self.patience.transaction_ms)
-            begin = f"{begin}; {limit}"
-        await session.execute(begin)
+    async def _begin(self, session: OwnSession) -> None:
+        script = [sql.BEGIN]
+        if self._is_pooled:
+            # What the pooler's connection to the server was told before is not known.
+            settings = self.patience.settings.items()
+            script += [f"SET LOCAL {name} = '{value}'" for name, value in settings]
+        if self._limits_transactions:
+            limit_ms = transaction_ms(session.timeout_s)
+            script.append(sql.LIMIT_TRANSACTION.format(milliseconds=limit_ms))
+        await session.execute("; ".join(script))
 
     @asynccontextmanager
     async def _session(
@@ -367,12 +373,7 @@ class Sessions:
             options["statement_cache_size"] = 0
             options["server_settings"] = {"application_name": self.name}
         else:
-            options["server_settings"] = {
-                **SETTINGS,
-                # The server gives up first, and says what it waited for.
-                "lock_timeout": f"{self.patience.lock_ms}ms",
-                "application_name": self.name,
-            }
+            options["server_settings"] = {**self.patience.settings, "application_name": self.name}
         if "," in url and "target_session_attrs" not in url:
             options["target_session_attrs"] = "primary"
         return options

@@ -18,7 +18,10 @@ ID_BLOCK: Final = 1_000
 
 # Whatever the role's or the database's default: claims would fail each other otherwise.
 BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
-LIMIT_TRANSACTION: Final = "SET LOCAL transaction_timeout = '{milliseconds}ms'"
+# Not before it has been off does another limit hold in a transaction that has begun.
+LIMIT_TRANSACTION: Final = (
+    "SET LOCAL transaction_timeout = 0; SET LOCAL transaction_timeout = {milliseconds}"
+)
 COMMIT: Final = "COMMIT"
 ROLLBACK: Final = "ROLLBACK"
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import asyncpg
@@ -13,8 +13,9 @@ from kvqueue_fastapi.model import AtomicWrite, Failure, KvSet, Outcome, Send, Wa
 from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store import open_store
 from kvqueue_fastapi.store.base import ClaimRequest
-from kvqueue_fastapi.store.postgres import locks
+from kvqueue_fastapi.store.postgres import connection, locks
 from kvqueue_fastapi.store.postgres import statements as sql
+from kvqueue_fastapi.store.postgres.connection import OwnSession
 from kvqueue_fastapi.store.postgres.engine import PostgresStore
 from kvqueue_fastapi.store.postgres.ids import Ids
 from kvqueue_fastapi.store.postgres.sessions import Transaction
@@ -34,8 +35,8 @@ async def opened(postgres_url: str) -> AsyncIterator[Open]:
     """Opens another store, as another process has it, on the server's clock."""
     stores: list[PostgresStore] = []
 
-    async def open_one(**settings: Any) -> PostgresStore:
-        store: Any = await open_store(postgres_url, KvQueueSettings(**settings))
+    async def open_one(url: str = postgres_url, **settings: Any) -> PostgresStore:
+        store: Any = await open_store(url, KvQueueSettings(**settings))
         stores.append(store)
         return store
 
@@ -50,6 +51,11 @@ async def outside(postgres_url: str) -> AsyncIterator[Any]:
     connection = await asyncpg.connect(postgres_url)
     yield connection
     await connection.close()
+
+
+def listen_url(url: str, way: str) -> str | None:
+    """Given, it says that the other URL is that of a pooler."""
+    return url if way == "by a pooler" else None
 
 
 async def bell(store: PostgresStore) -> asyncio.Event:
@@ -89,11 +95,12 @@ async def test_keys_are_written_while_somebody_waits_for_an_ordering_key(
     assert all(one.ok for one in await waiting)
 
 
+@pytest.mark.parametrize("way", ["direct", "by a pooler"])
 @pytest.mark.parametrize("waits", ["a write of keys", "a look at their version"])
 async def test_silent_holders_message_is_taken_over_while_a_keys_lock_is_waited_for_in_vain(
-    opened: Open, outside: Any, waits: str
+    opened: Open, outside: Any, postgres_url: str, waits: str, way: str
 ) -> None:
-    store = await opened(lease_s=2)
+    store = await opened(lease_s=2, postgres_listen_url=listen_url(postgres_url, way))
     (message_id,) = await send(store, mail())
     await claim(store)
     await outside.execute("UPDATE kvqueue.kvqueue_messages SET lease_until_ms = 0")
@@ -103,37 +110,89 @@ async def test_silent_holders_message_is_taken_over_while_a_keys_lock_is_waited_
 
     is_write = waits == "a write of keys"
     write = AtomicWrite(mutations=[KvSet(b"a", b"1")])
-    waiting = asyncio.ensure_future(store.commit(write) if is_write else store.last_version())
-    while not waiting.done():
-        # What every listener does meanwhile: as it can, so could the holder, if it lived.
-        await asyncio.to_thread(store.end_leases_of_the_dead)
-        await asyncio.wait([waiting], timeout=0.05)
+    with pytest.raises(StoreBusyError, match="holds a lock"):
+        await listening_meanwhile(store, store.commit(write) if is_write else store.last_version())
     taken = await claimed_ids(store)
     await transaction.rollback()
 
-    with pytest.raises(StoreBusyError, match="holds a lock"):
-        await waiting
     assert taken == [message_id]
 
 
-async def test_process_that_stands_still_between_parts_of_a_statement_keeps_nothing_locked(
+async def listening_meanwhile(store: PostgresStore, work: Coroutine[Any, Any, Any]) -> None:
+    """As every listener does: as it can, so could a silent holder, if it lived."""
+    working = asyncio.ensure_future(work)
+    while not working.done():
+        await asyncio.to_thread(store.end_leases_of_the_dead)
+        await asyncio.wait([working], timeout=0.05)
+    await working
+
+
+async def test_live_holder_is_spared_where_its_peer_waits_for_one_who_waits_for_the_table(
     opened: Open, outside: Any
+) -> None:
+    waiting, other = await opened(lease_s=24), await opened(lease_s=2)
+    await send(other, mail())
+    await claim(other)
+    transaction = outside.transaction()
+    await transaction.start()
+    await outside.execute("LOCK TABLE kvqueue.kvqueue_messages IN SHARE MODE")
+    # It has the lock of all versions of keys, and waits for the table.
+    both = AtomicWrite(sends=[mail()], mutations=[KvSet(b"a", b"1")])
+    behind = asyncio.ensure_future(waiting.commit(both))
+    space = locks.space(other._sessions.schema)
+    while (await outside.fetch(sql.TRY_LOCK, space, locks.VERSIONS))[0][0]:
+        await outside.fetch("SELECT pg_advisory_unlock_all()")
+        await asyncio.sleep(0.02)
+
+    with pytest.raises(StoreBusyError, match="holds a lock"):
+        await listening_meanwhile(other, other.commit(AtomicWrite(mutations=[KvSet(b"b", b"1")])))
+    await transaction.rollback()
+    await behind
+    await outside.execute("UPDATE kvqueue.kvqueue_messages SET lease_until_ms = 0 WHERE state = 3")
+    await asyncio.to_thread(other.end_leases_of_the_dead)
+    claimed = await claim(other)
+
+    assert [one.crashes for one in claimed] == [0]
+
+
+STANDING = [
+    ("direct", "transact", ""),
+    ("by a pooler", "transact", ""),
+    ("by a pooler", "attempt", ""),
+    ("direct", "transact", "?transaction_timeout=3600000"),
+]
+
+
+@pytest.mark.parametrize(("way", "method", "limit"), STANDING)
+async def test_process_that_stands_still_between_parts_of_a_statement_keeps_nothing_locked(
+    opened: Open,
+    outside: Any,
+    postgres_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+    method: str,
+    limit: str,
 ) -> None:
     if outside.get_server_version() < (17,):
         pytest.skip("older servers wait for it")
-    store = await opened(lease_s=2)
+    monkeypatch.setattr(connection, "_TRANSACTION_S", 1.0)
+    monkeypatch.setattr(connection, "_TRANSACTION_SHARE", 0)
+    store = await opened(
+        postgres_url + limit, lease_s=2, postgres_listen_url=listen_url(postgres_url, way)
+    )
     space = locks.space(store._sessions.schema)
     pids, is_free = [], threading.Event()
 
-    async def work(transaction: Transaction) -> None:
-        await locks.lock_briefly(transaction, store._sessions.schema, {locks.VERSIONS}, None)
-        await transaction._connection.prepare("SELECT 1")  # and not what comes behind it
-        pids.append(transaction.pid)
+    async def work(session: OwnSession) -> None:
+        await locks.lock_briefly(session, store._sessions.schema, {locks.VERSIONS}, None)
+        await session._connection.prepare("SELECT 1")  # and not what comes behind it
+        pids.append(session.pid)
         while not is_free.is_set():
             await asyncio.sleep(0.02)
-        await transaction.execute("SELECT 1")
+        await session.execute("SELECT 1")
 
-    working = asyncio.ensure_future(store._database.run(lambda: store._sessions.transact(work)))
+    run = getattr(store._sessions, method)
+    working = asyncio.ensure_future(store._database.run(lambda: run(work)))
     async with asyncio.timeout(30):
         while not (pids and await outside.fetch(IS_BETWEEN, pids[0])):
             await asyncio.sleep(0.02)
@@ -143,6 +202,30 @@ async def test_process_that_stands_still_between_parts_of_a_statement_keeps_noth
 
     with pytest.raises(StoreBusyError, match="closed"):
         await working
+
+
+async def test_transaction_that_is_too_slow_names_its_limit_and_what_sets_it(
+    opened: Open, outside: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if outside.get_server_version() < (17,):
+        pytest.skip("older servers wait for it")
+    monkeypatch.setattr(connection, "_TRANSACTION_S", 0.8)
+    monkeypatch.setattr(connection, "_TRANSACTION_SHARE", 0)
+    store = await opened(lease_s=2)
+
+    async def work(transaction: Transaction) -> None:
+        while True:
+            await transaction.execute("SELECT pg_sleep(0.3)")
+
+    with pytest.raises(StoreBusyError, match=r"as long as a lease \(20 s .* raise lease_s"):
+        await store._database.run(lambda: store._sessions.transact(work))
+
+
+@pytest.mark.parametrize(("statement_s", "limit_ms"), [(1.0, 20_000), (5.0, 30_000)])
+def test_transaction_has_a_lease_or_time_for_twenty_statements(
+    statement_s: float, limit_ms: int
+) -> None:
+    assert connection.transaction_ms(statement_s) == limit_ms
 
 
 async def test_message_that_is_quarantined_between_full_claims_is_not_overlooked(
