@@ -116,8 +116,8 @@ class Database(Protocol):
         """How much has happened by now."""
         ...
 
-    def can_write(self) -> bool:
-        """Whether nobody holds a lock for long."""
+    def can_write(self, within_s: float) -> bool:
+        """Whether nobody holds a lock for so long."""
         ...
 
     def read(self) -> Remains:
@@ -155,9 +155,8 @@ class SqliteDatabase:
             last = connection.execute("SELECT max(position) FROM crash_audit").fetchone()[0]
             return last or 0
 
-    def can_write(self) -> bool:
-        # Long enough for a commit that is under way elsewhere to come to its end.
-        with self._connected(timeout_s=0.3) as connection:
+    def can_write(self, within_s: float) -> bool:
+        with self._connected(timeout_s=within_s) as connection:
             try:
                 connection.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError:

@@ -65,9 +65,9 @@ class History:
         holdings: of each message, as it was claimed.
         faults: of each process.
         locked: when a frozen process held the database's lock, or the server was away.
-        apart: when a message was one crash from its end: before and while that is handled, a
-            process begins nothing else, and waits for the handlers that it has begun.
         listening: when each process listened and was neither frozen nor dead.
+        free: when each process listened, and kept nothing from others by handling a message that
+            is one crash from its end apart, or by waiting for its handlers before that.
     """
 
     def __init__(self, lines: Sequence[Line], remains: Remains) -> None:
@@ -94,8 +94,10 @@ class History:
         self.locked += [
             Span(line.at, line.until + RECOVERY_S) for line in lines if line.event == "outage"
         ]
-        self.apart = list(_apart(self.holdings.values()))
-        self.listening = {pid: self._listening(pid) for pid in set(self._pids.values())}
+        pids = set(self._pids.values())
+        self.listening = {pid: self._listening(pid) for pid in pids}
+        apart = _apart(list(self.all_holdings()))
+        self.free = {pid: without(self.listening[pid], apart[pid]) for pid in pids}
 
     def died_or_froze(self, pid: int, window: Span) -> str:
         """The fault that befell a process within a window; "": none.
@@ -121,8 +123,15 @@ class History:
             yield from holdings
 
     def others_listening(self, pid: int) -> list[Span]:
-        """When somebody else could have taken over from a process."""
-        others = (span for one, spans in self.listening.items() if one != pid for span in spans)
+        """When somebody else could have ended the leases of a process that died."""
+        return self._others(pid, self.listening)
+
+    def others_free(self, pid: int) -> list[Span]:
+        """When somebody else could have claimed what a process had held."""
+        return self._others(pid, self.free)
+
+    def _others(self, pid: int, spans_of: dict[int, list[Span]]) -> list[Span]:
+        others = (span for one, spans in spans_of.items() if one != pid for span in spans)
         # Of who dies while it is cut off, the server hears when it may.
         silent = [
             Span(f.at, f.until + RECOVERY_S) for f in self.faults[pid] if f.event == "cut off"
@@ -144,11 +153,21 @@ class History:
         return without([Span(min(entered), end)], frozen)
 
 
-def _apart(histories: Iterable[Sequence[Holding]]) -> Iterator[Span]:
-    for holdings in histories:
-        for holding in holdings:
-            if holding.end == "taken away" and holding.crashes == MAX_CRASHES - 2:
-                yield Span(holding.span.end, holdings[-1].span.end)
+def _apart(holdings: Sequence[Holding]) -> defaultdict[int, list[Span]]:
+    """When each process handled a message that was one crash from its end, or made ready for it.
+
+    It begins nothing else then, and before that it waits for the handlers that it has begun.
+    """
+    apart: defaultdict[int, list[Span]] = defaultdict(list)
+    for last in holdings:
+        if last.crashes >= MAX_CRASHES - 1:
+            apart[last.pid].append(last.span)
+        freed_at, is_taken = last.span.end, last.end == "taken away"
+        if last.crashes + is_taken >= MAX_CRASHES - 1:
+            for own in holdings:
+                if own.span.holds(freed_at):
+                    apart[own.pid].append(Span(freed_at, min(own.span.end, last.again_at)))
+    return apart
 
 
 def _faults(lines: Iterable[Line]) -> defaultdict[int, list[Line]]:

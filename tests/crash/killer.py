@@ -28,6 +28,10 @@ FROZEN_S: Final = (LEASE_S + 1.0, LEASE_S + 2.0)
 LOOKS: Final = 100
 LOOK_S: Final = 0.05
 STILL_S: Final = 0.005
+COMMITS_S: Final = 0.3
+"""Within so long whoever is within a commit comes to its end, unless he is frozen."""
+LATE_S: Final = 1.0
+"""A lock that is held for less makes nobody late."""
 VISITOR: Final = Path(__file__).with_name("visitor.py")
 
 
@@ -124,10 +128,10 @@ class Killer:
             until = time.monotonic() + random.uniform(*FROZEN_S)
             await _stand_still(pid)
             # A process that is frozen within a commit holds the lock, and so holds up everybody.
-            is_locked = await self._is_locked()
+            is_locked = await self._is_locked(COMMITS_S)
             await asyncio.sleep(max(0, until - time.monotonic()))
             # What it had asked a server for may have been on its way until then.
-            is_locked = is_locked or await self._is_locked()
+            is_locked = is_locked or await self._is_locked(LATE_S)
             os.kill(pid, signal.SIGCONT)
             name = "SIGSTOP within a commit" if is_locked else "SIGSTOP"
             self._note(name, pid, began)
@@ -136,8 +140,8 @@ class Killer:
         finally:
             del self._frozen[pid]
 
-    async def _is_locked(self) -> bool:
-        return not await asyncio.to_thread(self._database.can_write)
+    async def _is_locked(self, for_s: float) -> bool:
+        return not await asyncio.to_thread(self._database.can_write, for_s)
 
     async def _visit(self) -> None:
         """Another program opens the file, does what it does, and leaves or is killed."""

@@ -11,8 +11,6 @@ from tests.crash.audit import DeadLetter, Entry, Remains
 
 PATIENCE_S: Final = 30
 PAUSE_S: Final = 0.05
-STILL_S: Final = 0.2
-"""For so long nobody stands within a transaction of his own accord."""
 _NOW: Final = "extract(epoch FROM clock_timestamp())::float8"
 _COLUMNS: Final = "event, at, id, attempt, holder, crashes, lane, due"
 _TRIGGERS: Final = f"""
@@ -60,11 +58,11 @@ SELECT pid FROM kvqueue.kvqueue_listeners AS listener WHERE EXISTS (
 """
 # Who waits for a lock may be given it while he stands still, and then keeps others from writing;
 # between the parts of a statement that he uses for the first time he is not "idle".
-_CAN_WRITE: Final = f"""
+_CAN_WRITE: Final = """
 SELECT NOT EXISTS (SELECT 1 FROM pg_stat_activity
                     WHERE (state = 'idle in transaction' OR wait_event_type = 'Lock'
                            OR (wait_event = 'ClientRead' AND backend_xid IS NOT NULL))
-                      AND state_change < clock_timestamp() - interval '{STILL_S} s')
+                      AND state_change < clock_timestamp() - {within_s} * interval '1 s')
 """
 _DEAD_LETTERS: Final = """
 SELECT id, reason, crashes, data::jsonb ->> 'key',
@@ -100,9 +98,9 @@ class PostgresDatabase:
     def happened(self) -> int:
         return int(self._ask("SELECT max(position) FROM kvqueue.crash_audit")[0][0] or 0)
 
-    def can_write(self) -> bool:
-        time.sleep(STILL_S + PAUSE_S)  # so that who was stopped just now is seen as well
-        return bool(self._ask(_CAN_WRITE)[0][0])
+    def can_write(self, within_s: float) -> bool:
+        time.sleep(within_s + PAUSE_S)  # so that who was stopped just now is seen as well
+        return bool(self._ask(_CAN_WRITE.format(within_s=within_s))[0][0])
 
     def terminate(self) -> None:
         """End all sessions of queues."""

@@ -9,7 +9,7 @@ from typing import Final
 
 from tests.crash.history import DEATHS, FREEZES, Delivery, History
 from tests.crash.plan import LEASE_S, MAX_CRASHES, SCHEDULE_S
-from tests.crash.spans import Span, seconds_within, without
+from tests.crash.spans import Span, seconds_within
 
 KILL_TAKEOVER_S: Final = 2.0
 FREEZE_TAKEOVER_S: Final = 1.0
@@ -160,8 +160,8 @@ def _taken_over_after_kills(history: History, report: Report) -> Iterator[str]:
         if freed_s > KILL_TAKEOVER_S:
             yield f"message {holding.id} was freed {freed_s:.2f} s after {holding.pid} died"
         if holding.end == "taken away" and holding.crashes == 0:
-            free = without(others, history.apart)
-            again_s = seconds_within(free, Span(died_at, holding.again_at))
+            window = Span(died_at, holding.again_at)
+            again_s = seconds_within(history.others_free(holding.pid), window)
             slowest_again = max(slowest_again, again_s)
             if again_s > KILL_TAKEOVER_S:
                 yield f"message {holding.id} was claimed {again_s:.2f} s after {holding.pid} died"
@@ -189,9 +189,7 @@ def _taken_over_after_freezes(history: History, report: Report) -> Iterator[str]
             window = Span(fault.at + LEASE_S, min(holding.span.end, thawed_at))
             if window.begin >= window.end:
                 continue
-            # Who handles a message apart claims nothing meanwhile, nor what is behind its lease.
-            free = without(history.others_listening(holding.pid), history.apart)
-            late_s = seconds_within(free, window)
+            late_s = seconds_within(history.others_free(holding.pid), window)
             slowest = max(slowest, late_s)
             if late_s > FREEZE_TAKEOVER_S:
                 yield f"message {holding.id} stayed {late_s:.2f} s beyond the lease with a frozen"

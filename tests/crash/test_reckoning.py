@@ -11,8 +11,8 @@ from tests.crash.ledger import Line
 from tests.crash.plan import LEASE_S, MAX_CRASHES
 from tests.crash.reckoning import Report, reckon
 
-ONE, TWO = 101, 102
-"""Two processes that listen, as the holders 1 and 2."""
+ONE, TWO, THREE = 101, 102, 103
+"""Processes that listen, as the holders 1, 2 and 3; the last one in few stories."""
 
 
 class Story:
@@ -24,8 +24,11 @@ class Story:
         self.dead: list[DeadLetter] = []
         self.waiting: list[int] = []
         self.effects = 0
-        for holder, pid in enumerate((ONE, TWO), start=1):
-            self.entries.append(Entry("listening", 0, pid, 0, holder, 0, None, 0))
+        self.listening(ONE)
+        self.listening(TWO)
+
+    def listening(self, pid: int) -> None:
+        self.entries.append(Entry("listening", 0, pid, 0, pid - ONE + 1, 0, None, 0))
 
     def sent(
         self, number: int, at: float, kind: str = "plain", *, delay: float = 0, lane: str = ""
@@ -305,19 +308,29 @@ def test_slow_takeover_after_a_kill_is_found(story: Story, freed_at: float, coun
     assert len(found(story)) == count
 
 
-@pytest.mark.parametrize(("crashes", "count"), [(MAX_CRASHES - 2, 0), (MAX_CRASHES - 3, 1)])
+@pytest.mark.parametrize(
+    ("crashes", "is_busy", "count"),
+    [(MAX_CRASHES - 2, True, 0), (MAX_CRASHES - 3, True, 1), (MAX_CRASHES - 2, False, 1)],
+)
 def test_takeover_waits_for_a_message_that_is_one_crash_from_its_end(
-    story: Story, crashes: int, count: int
+    story: Story, crashes: int, *, is_busy: bool, count: int
 ) -> None:
+    if is_busy:  # which it waits for before it handles the other one apart
+        story.sent(3, at=10)
+        story.claimed(3, at=10, pid=TWO)
+        story.did("begun", 3, at=10, pid=TWO)
+        story.did("ended", 3, at=12.9, pid=TWO)
     story.sent(1, at=10)
     story.sent(2, at=10)
-    for number in (1, 2):
-        story.claimed(number, at=10, crashes=crashes if number == 2 else 0)
+    for number, before in ((1, 0), (2, crashes)):
+        story.claimed(number, at=10, crashes=before)
         story.did("begun", number, at=10)
-    story.befell("SIGKILL", ONE, at=10.5)
-    for number, again_at in ((1, 13), (2, 12.9)):
         story.taken_away(number, at=10.6)
-        story.claimed(number, at=again_at, pid=TWO, attempt=2, crashes=1)
+    story.befell("SIGKILL", ONE, at=10.5)
+    if is_busy:
+        story.removed(3, at=12.9, pid=TWO)
+    for number, again_at, before in ((2, 12.9, crashes + 1), (1, 13, 1)):
+        story.claimed(number, at=again_at, pid=TWO, attempt=2, crashes=before)
         story.did("begun", number, at=again_at, pid=TWO, attempt=2)
         story.did("ended", number, at=again_at + 0.1, pid=TWO, attempt=2)
         story.removed(number, at=again_at + 0.1, pid=TWO, attempt=2)
@@ -348,20 +361,28 @@ def test_slow_takeover_after_a_freeze_is_found(story: Story, freed_at: float, co
     assert len(found(story)) == count
 
 
-@pytest.mark.parametrize(("crashes", "count"), [(MAX_CRASHES - 2, 0), (MAX_CRASHES - 3, 1)])
+@pytest.mark.parametrize(
+    ("crashes", "is_alone", "count"),
+    [(MAX_CRASHES - 2, True, 0), (MAX_CRASHES - 3, True, 1), (MAX_CRASHES - 2, False, 1)],
+)
 def test_takeover_after_a_freeze_waits_for_a_message_that_is_one_crash_from_its_end(
-    story: Story, crashes: int, count: int
+    story: Story, crashes: int, *, is_alone: bool, count: int
 ) -> None:
+    if not is_alone:  # and who has nothing to do takes over at once
+        story.listening(THREE)
     over_at = 10 + LEASE_S
     story.sent(1, at=10)
     story.sent(2, at=10)
-    for number in (1, 2):
-        story.claimed(number, at=10, crashes=crashes if number == 2 else 0)
+    for number, before in ((1, 0), (2, crashes)):
+        story.claimed(number, at=10, crashes=before)
         story.did("begun", number, at=10)
     story.befell("SIGSTOP", ONE, at=10, until=30)
-    for number, began_at, done_at in ((2, over_at, over_at + 1.5), (1, over_at + 1.5, over_at + 2)):
+    for number, began_at, done_at, before in (
+        (2, over_at, over_at + 1.5, crashes + 1),
+        (1, over_at + 1.5, over_at + 2, 1),
+    ):
         story.taken_away(number, at=began_at)
-        story.claimed(number, at=began_at, pid=TWO, attempt=2)
+        story.claimed(number, at=began_at, pid=TWO, attempt=2, crashes=before)
         story.did("begun", number, at=began_at, pid=TWO, attempt=2)
         story.did("ended", number, at=done_at, pid=TWO, attempt=2)
         story.removed(number, at=done_at, pid=TWO, attempt=2)
