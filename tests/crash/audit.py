@@ -116,8 +116,8 @@ class Database(Protocol):
         """How much has happened by now."""
         ...
 
-    def can_write(self, within_s: float) -> bool:
-        """Whether nobody holds a lock for so long."""
+    def is_locked_by(self, pid: int, for_s: float) -> bool:
+        """Whether a process that stands still has held a lock for so long."""
         ...
 
     def read(self) -> Remains:
@@ -155,13 +155,13 @@ class SqliteDatabase:
             last = connection.execute("SELECT max(position) FROM crash_audit").fetchone()[0]
             return last or 0
 
-    def can_write(self, within_s: float) -> bool:
-        with self._connected(timeout_s=within_s) as connection:
+    def is_locked_by(self, pid: int, for_s: float) -> bool:
+        with self._connected(timeout_s=for_s) as connection:
             try:
                 connection.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError:
-                return False
-        return True
+                return True
+        return False
 
     def read(self) -> Remains:
         with self._connected() as connection:

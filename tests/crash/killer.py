@@ -128,10 +128,10 @@ class Killer:
             until = time.monotonic() + random.uniform(*FROZEN_S)
             await _stand_still(pid)
             # A process that is frozen within a commit holds the lock, and so holds up everybody.
-            is_locked = await self._is_locked(COMMITS_S)
+            is_locked = await self._is_locked_by(pid, COMMITS_S)
             await asyncio.sleep(max(0, until - time.monotonic()))
             # What it had asked a server for may have been on its way until then.
-            is_locked = is_locked or await self._is_locked(LATE_S)
+            is_locked = is_locked or await self._is_locked_by(pid, LATE_S)
             os.kill(pid, signal.SIGCONT)
             name = "SIGSTOP within a commit" if is_locked else "SIGSTOP"
             self._note(name, pid, began)
@@ -140,8 +140,8 @@ class Killer:
         finally:
             del self._frozen[pid]
 
-    async def _is_locked(self, for_s: float) -> bool:
-        return not await asyncio.to_thread(self._database.can_write, for_s)
+    async def _is_locked_by(self, pid: int, for_s: float) -> bool:
+        return await asyncio.to_thread(self._database.is_locked_by, pid, for_s)
 
     async def _visit(self) -> None:
         """Another program opens the file, does what it does, and leaves or is killed."""

@@ -56,13 +56,23 @@ _HOLDING: Final = """
 SELECT pid FROM kvqueue.kvqueue_listeners AS listener WHERE EXISTS (
     SELECT 1 FROM kvqueue.kvqueue_messages WHERE state = 3 AND holder = listener.id)
 """
-# Who waits for a lock may be given it while he stands still, and then keeps others from writing;
+# All sessions of a process have one name, and one of them holds the lock of its listener. Who
+# waits for a lock may be given it while he stands still, and then keeps others from writing;
 # between the parts of a statement that he uses for the first time he is not "idle".
-_CAN_WRITE: Final = """
-SELECT NOT EXISTS (SELECT 1 FROM pg_stat_activity
-                    WHERE (state = 'idle in transaction' OR wait_event_type = 'Lock'
-                           OR (wait_event = 'ClientRead' AND backend_xid IS NOT NULL))
-                      AND state_change < clock_timestamp() - {within_s} * interval '1 s')
+_IS_LOCKED_BY: Final = """
+WITH named AS (
+    SELECT session.application_name AS name
+      FROM kvqueue.kvqueue_listeners AS listener
+      JOIN pg_locks AS lock ON lock.locktype = 'advisory' AND lock.objsubid = 1
+       AND (lock.classid::bigint << 32) | lock.objid::bigint = listener.id
+      JOIN pg_stat_activity AS session ON session.pid = lock.pid
+     WHERE listener.pid = {pid})
+SELECT EXISTS (SELECT 1 FROM pg_stat_activity
+                WHERE (state = 'idle in transaction' OR wait_event_type = 'Lock'
+                       OR (wait_event = 'ClientRead' AND backend_xid IS NOT NULL))
+                  AND state_change < clock_timestamp() - {for_s} * interval '1 s'
+                  AND (application_name IN (SELECT name FROM named)
+                       OR NOT EXISTS (SELECT 1 FROM named)))
 """
 _DEAD_LETTERS: Final = """
 SELECT id, reason, crashes, data::jsonb ->> 'key',
@@ -98,9 +108,9 @@ class PostgresDatabase:
     def happened(self) -> int:
         return int(self._ask("SELECT max(position) FROM kvqueue.crash_audit")[0][0] or 0)
 
-    def can_write(self, within_s: float) -> bool:
-        time.sleep(within_s + PAUSE_S)  # so that who was stopped just now is seen as well
-        return bool(self._ask(_CAN_WRITE.format(within_s=within_s))[0][0])
+    def is_locked_by(self, pid: int, for_s: float) -> bool:
+        time.sleep(for_s + PAUSE_S)  # so that who was stopped just now is seen as well
+        return bool(self._ask(_IS_LOCKED_BY.format(pid=pid, for_s=for_s))[0][0])
 
     def terminate(self) -> None:
         """End all sessions of queues."""
