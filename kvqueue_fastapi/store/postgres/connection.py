@@ -171,11 +171,9 @@ def store_error(error: BaseException, server: str) -> KvQueueError:
         )
     # With the driver's word that a connection was closed comes the server's, why.
     errors = (error, error.__cause__)
-    remedy = next(
-        (text for kinds, text in _REMEDIES if any(isinstance(e, kinds) for e in errors)), ""
-    )
+    remedies = (remedy for kinds, remedy in _REMEDIES if any(isinstance(e, kinds) for e in errors))
     kind = StoreBusyError if may_pass(error) else StoreError
-    return kind(f"{server}: {text.rstrip('.')}.{remedy}")
+    return kind(f"{server}: {text.rstrip('.')}.{next(remedies, '')}")
 
 
 _CUT: Final = (
