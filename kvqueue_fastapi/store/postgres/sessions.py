@@ -274,15 +274,16 @@ class Sessions:
                 await self.transact(locks.lock_to_write)
 
     async def _begin(self, session: OwnSession) -> None:
-        script = [sql.BEGIN]
+        parts = [sql.BEGIN]
         if self._is_pooled:
             # What the pooler's connection to the server was told before is not known.
             settings = self.patience.settings.items()
-            script += [f"SET LOCAL {name} = '{value}'" for name, value in settings]
+            parts += [f"SET LOCAL {name} = '{value}'" for name, value in settings]
         if self._limits_transactions:
             limit_ms = transaction_ms(session.timeout_s)
-            script.append(sql.LIMIT_TRANSACTION.format(milliseconds=limit_ms))
-        await session.execute("; ".join(script))
+            parts.append(sql.LIMIT_TRANSACTION.format(milliseconds=limit_ms))
+        script = "; ".join(parts)
+        await session.execute(script)
 
     @asynccontextmanager
     async def _session(
