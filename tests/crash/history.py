@@ -19,6 +19,8 @@ LAST_S: Final = 0.05
 """From a process's word that it dies to its death, at the most."""
 THAW_S: Final = 0.2
 """From the moment when a process goes on to the start of a thread that it was about to start."""
+CLAIM_S: Final = 0.05
+"""From the first to the last row of one claim, and of the one that was under way beside it."""
 ENDS: Final = frozenset({"ended", "failed", "cancelled", "dying"})
 
 
@@ -159,15 +161,27 @@ def _apart(holdings: Sequence[Holding]) -> defaultdict[int, list[Span]]:
     It begins nothing else then, and before that it waits for the handlers that it has begun.
     """
     apart: defaultdict[int, list[Span]] = defaultdict(list)
+    held: defaultdict[int, list[Span]] = defaultdict(list)
+    for one in holdings:
+        held[one.pid].append(one.span)
     for last in holdings:
         if last.crashes >= MAX_CRASHES - 1:
             apart[last.pid].append(last.span)
-        freed_at, is_taken = last.span.end, last.end == "taken away"
-        if last.crashes + is_taken >= MAX_CRASHES - 1:
-            for own in holdings:
-                if own.span.holds(freed_at):
-                    apart[own.pid].append(Span(freed_at, min(own.span.end, last.again_at)))
+        is_taken = last.end == "taken away"
+        if last.crashes + is_taken >= MAX_CRASHES - 1 and (is_taken or last.end == "put back"):
+            waits = Span(last.span.end, last.again_at)
+            for pid, spans in held.items():
+                apart[pid] += _handled_before(waits, spans)
     return apart
+
+
+def _handled_before(waits: Span, spans: Sequence[Span]) -> Iterator[Span]:
+    """What a process goes on with while a message waits to be handled apart."""
+    # It hears of the message by its next claim, which may bring others, too.
+    heard_at = min((span.begin for span in spans if span.begin > waits.begin), default=math.inf)
+    for span in spans:
+        if span.begin <= heard_at + CLAIM_S and span.end > waits.begin:
+            yield Span(max(span.begin, waits.begin), min(span.end, waits.end))
 
 
 def _faults(lines: Iterable[Line]) -> defaultdict[int, list[Line]]:

@@ -309,17 +309,17 @@ def test_slow_takeover_after_a_kill_is_found(story: Story, freed_at: float, coun
 
 
 @pytest.mark.parametrize(
-    ("crashes", "is_busy", "count"),
-    [(MAX_CRASHES - 2, True, 0), (MAX_CRASHES - 3, True, 1), (MAX_CRASHES - 2, False, 1)],
+    ("crashes", "busy_from", "count"),
+    [
+        (MAX_CRASHES - 2, 10, 0),
+        (MAX_CRASHES - 2, 10.7, 0),  # the same claim has told it of the other one
+        (MAX_CRASHES - 2, None, 1),
+        (MAX_CRASHES - 3, 10, 1),
+    ],
 )
 def test_takeover_waits_for_a_message_that_is_one_crash_from_its_end(
-    story: Story, crashes: int, *, is_busy: bool, count: int
+    story: Story, crashes: int, busy_from: float | None, count: int
 ) -> None:
-    if is_busy:  # which it waits for before it handles the other one apart
-        story.sent(3, at=10)
-        story.claimed(3, at=10, pid=TWO)
-        story.did("begun", 3, at=10, pid=TWO)
-        story.did("ended", 3, at=12.9, pid=TWO)
     story.sent(1, at=10)
     story.sent(2, at=10)
     for number, before in ((1, 0), (2, crashes)):
@@ -327,7 +327,11 @@ def test_takeover_waits_for_a_message_that_is_one_crash_from_its_end(
         story.did("begun", number, at=10)
         story.taken_away(number, at=10.6)
     story.befell("SIGKILL", ONE, at=10.5)
-    if is_busy:
+    if busy_from:  # with what it waits for before it handles the other one apart
+        story.sent(3, at=10)
+        story.claimed(3, at=busy_from, pid=TWO)
+        story.did("begun", 3, at=busy_from, pid=TWO)
+        story.did("ended", 3, at=12.9, pid=TWO)
         story.removed(3, at=12.9, pid=TWO)
     for number, again_at, before in ((2, 12.9, crashes + 1), (1, 13, 1)):
         story.claimed(number, at=again_at, pid=TWO, attempt=2, crashes=before)
@@ -359,6 +363,17 @@ def test_slow_takeover_after_a_freeze_is_found(story: Story, freed_at: float, co
     story.removed(1, at=freed_at, pid=TWO, attempt=2)
 
     assert len(found(story)) == count
+
+
+def test_message_that_was_handled_apart_holds_nobody_up_any_more(story: Story) -> None:
+    test_takeover_waits_for_a_message_that_is_one_crash_from_its_end(story, MAX_CRASHES - 3, 10, 1)
+    story.sent(4, at=10)
+    story.claimed(4, at=10, crashes=MAX_CRASHES - 1)
+    story.did("begun", 4, at=10)
+    story.did("ended", 4, at=10.4)
+    story.removed(4, at=10.4)
+
+    assert len(found(story)) == 1
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ _IDLE_IN_TRANSACTION_S: Final = 5.0
 """A process that is frozen within a transaction must not keep its locks for long."""
 _TRANSACTION_SHARE: Final = 6
 """Of the time for a statement: where that is a sixth of a lease, the whole of it."""
-_TRANSACTION_S: Final = 20.0
+_TRANSACTION_S: Final = 10.0
 """At the least: a transaction of ours goes up to twenty times to the server."""
 URL_REMEDY: Final = (
     " Write the URL as postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with %40 for @, %2F for / "
@@ -169,8 +169,9 @@ def store_error(error: BaseException, server: str) -> KvQueueError:
             f"{server}: another session holds a lock ({text}). Look for a long transaction in "
             "pg_stat_activity."
         )
-    # With the driver's word that a connection was closed comes the server's, why.
-    errors = (error, error.__cause__)
+    errors = [error]
+    if isinstance(error, asyncpg.ConnectionDoesNotExistError) and error.__cause__:
+        errors.append(error.__cause__)  # the server's word for why it has closed the connection
     remedies = (remedy for kinds, remedy in _REMEDIES if any(isinstance(e, kinds) for e in errors))
     kind = StoreBusyError if may_pass(error) else StoreError
     return kind(f"{server}: {text.rstrip('.')}.{next(remedies, '')}")

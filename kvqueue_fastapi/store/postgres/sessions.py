@@ -5,7 +5,7 @@ import random
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple, TypeVar
 
 import asyncpg
@@ -269,9 +269,16 @@ class Sessions:
         elif isinstance(error, asyncpg.LockNotAvailableError | locks.ShutOutError):
             self.patience.outages.is_shut_out()
         elif isinstance(error, KeysLockedError):
-            # Whoever has the key may himself wait for the table.
-            with suppress(KvQueueError):
-                await self.transact(locks.lock_to_write)
+            await self._look_at_table()
+
+    async def _look_at_table(self) -> None:
+        """Find out, once a key was waited for in vain, whether whoever has it waits himself."""
+        try:
+            async with self._session(None, Transaction) as transaction:
+                await self._within(transaction, locks.lock_to_write)
+                await transaction.execute(sql.ROLLBACK)
+        except Exception as error:  # noqa: BLE001 because the caller is told what he waited for
+            await self._note(error)
 
     async def _begin(self, session: OwnSession) -> None:
         parts = [sql.BEGIN]
@@ -324,13 +331,16 @@ class Sessions:
         connection = await _connected(self._url, options)
         try:
             life = await connection.fetchval(sql.LIFE, timeout=CONNECT_TIMEOUT_S)
+            is_limited = connection.get_server_version() >= _LIMITS_TRANSACTIONS
+            if is_limited and not self._is_pooled:
+                await connection.execute(sql.LIMIT_NO_TRANSACTION, timeout=CONNECT_TIMEOUT_S)
         except BaseException:
             connection.terminate()
             raise
         if self._life not in (None, life):
             self.server_changed()
         self._life = life
-        self._limits_transactions = connection.get_server_version() >= _LIMITS_TRANSACTIONS
+        self._limits_transactions = is_limited
         return connection
 
     async def _end_lost(self, session: OwnSession) -> None:

@@ -18,6 +18,8 @@ ID_BLOCK: Final = 1_000
 
 # Whatever the role's or the database's default: claims would fail each other otherwise.
 BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+# As "statement_timeout" is, but only new servers know of it.
+LIMIT_NO_TRANSACTION: Final = "SET transaction_timeout = 0"
 # Not before it has been off does another limit hold in a transaction that has begun.
 LIMIT_TRANSACTION: Final = (
     "SET LOCAL transaction_timeout = 0; SET LOCAL transaction_timeout = {milliseconds}"
