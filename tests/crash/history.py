@@ -180,7 +180,7 @@ def _handled_before(waits: Span, spans: Sequence[Span]) -> Iterator[Span]:
     # It hears of the message by its next claim, which may bring others, too.
     heard_at = min((span.begin for span in spans if span.begin > waits.begin), default=math.inf)
     for span in spans:
-        if span.begin <= heard_at + CLAIM_S and span.end > waits.begin:
+        if span.begin <= heard_at + CLAIM_S:
             yield Span(max(span.begin, waits.begin), min(span.end, waits.end))
 
 

@@ -15,9 +15,11 @@ class Span(NamedTuple):
 
 
 def without(spans: Iterable[Span], holes: Iterable[Span]) -> list[Span]:
-    """What is left of some spans when others are cut out of them."""
+    """What is left of some spans when others are cut out of them, if these have any length."""
     left = list(spans)
     for hole in holes:
+        if hole.begin >= hole.end:
+            continue
         left = [
             piece
             for span in left
