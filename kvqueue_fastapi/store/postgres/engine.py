@@ -63,7 +63,7 @@ class PostgresStore:
         self._sessions = Sessions(url, settings, self._patience)
         schema = self._sessions.schema
         self._ids = Ids()
-        self._sessions.server_changed = self._ids.forget
+        self._sessions.connector.server_changed = self._ids.forget
         self._undertaker = Undertaker(
             self._sessions, settings.max_crashes, self._patience.outages, schema
         )

@@ -170,7 +170,7 @@ class Notices:
             )
 
     async def _connect(self) -> None:
-        connection = await self._sessions.connect_to_listen()
+        connection = await self._sessions.connector.connect_to_listen()
         self._lost.clear()
         self._connection = connection
         connection.add_termination_listener(self._lose)

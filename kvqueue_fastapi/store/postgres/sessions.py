@@ -15,8 +15,6 @@ from kvqueue_fastapi.settings import KvQueueSettings
 from kvqueue_fastapi.store.postgres import locks
 from kvqueue_fastapi.store.postgres import statements as sql
 from kvqueue_fastapi.store.postgres.connection import (
-    CONNECT_TIMEOUT_S,
-    URL_REMEDY,
     KeysLockedError,
     OwnSession,
     Patience,
@@ -24,11 +22,10 @@ from kvqueue_fastapi.store.postgres.connection import (
     may_pass,
     quoted,
     store_error,
-    transaction_ms,
 )
-from kvqueue_fastapi.store.postgres.forks import kept_from_children
+from kvqueue_fastapi.store.postgres.connector import Connector
 from kvqueue_fastapi.store.postgres.pool import Pool
-from kvqueue_fastapi.urls import has_password, shown_url
+from kvqueue_fastapi.urls import shown_url
 
 R = TypeVar("R")
 Work = Callable[[OwnSession], Awaitable[R]]
@@ -37,10 +34,6 @@ WAITING_SIZE: Final = 4
 """Connections beside those of the pool, for transactions that wait for those of callers."""
 _SHORTEST_WAIT_S: Final = 0.02
 _LONGEST_WAIT_S: Final = 0.5
-# of Python itself: a port that is no number, one beyond 65535, an empty host
-_OF_A_PARSER: Final = (ValueError, OverflowError, IndexError)
-_LIMITS_TRANSACTIONS: Final = (17,)
-"""From which version of the server on."""
 _ENCODINGS: Final = ("UTF8", "SQL_ASCII")
 _LOOK_TIMEOUT_S: Final = 300.0
 """For the keeper's questions, which may go through whole tables."""
@@ -83,7 +76,8 @@ class Sessions:
     Attributes:
         schema: its quoted name.
         server: the URL as errors show it.
-        server_changed: called when it has crashed, or another one has its place.
+        name: of all connections to it.
+        connector: makes them.
     """
 
     def __init__(self, url: str, settings: KvQueueSettings, patience: Patience) -> None:
@@ -91,16 +85,11 @@ class Sessions:
         self.server = shown_url(url)
         self.patience = patience
         self.name = f"kvqueue {secrets.token_hex(6)}"
-        self._url = url
-        self._is_pooled = settings.postgres_listen_url is not None
-        self._listen_url = settings.postgres_listen_url or url
-        self._pool = Pool(self._connect, settings.postgres_pool_size)
-        self._waiting = Pool(self._connect, WAITING_SIZE)
+        self.connector = Connector(url, settings, patience, self.name)
+        self._pool = Pool(self.connector.connect, settings.postgres_pool_size)
+        self._waiting = Pool(self.connector.connect, WAITING_SIZE)
         self._lost: set[int] = set()
         self._limits: set[asyncio.Timeout] = set()
-        self._life: object = None
-        self._limits_transactions = False
-        self.server_changed: Callable[[], None] = _nothing
 
     async def open(self) -> None:
         """Connect once, so that what is wrong with the URL is told at the start."""
@@ -111,11 +100,6 @@ class Sessions:
                 "text; UTF8 can. Write CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0."
             )
             raise StoreError(msg)
-
-    async def connect_to_listen(self) -> Any:
-        """A connection of one's own, straight to the server."""
-        options = self._options(self._listen_url, pooled=False)
-        return await _connected(self._listen_url, options)
 
     def hurry(self) -> None:
         """Wait no longer than the patience that is left for what is under way."""
@@ -197,7 +181,7 @@ class Sessions:
                 doubts.clear()
             pool = self._waiting if waits else self._pool
             async with self._session(None, Transaction, pool) as transaction:
-                life = self._life
+                life = self.connector.life
                 result = await self._within(transaction, work)
                 begun = Begun(transaction.xid, life)
                 try:
@@ -223,7 +207,7 @@ class Sessions:
     async def _within(
         self, transaction: Transaction, work: Callable[[Transaction], Awaitable[R]]
     ) -> R:
-        await self._begin(transaction)
+        await self.connector.begin(transaction)
         try:
             return await work(transaction)
         except BaseException as error:
@@ -234,9 +218,9 @@ class Sessions:
 
     async def _run(self, work: Work[R], timeout_s: float | None) -> R:
         async with self._session(timeout_s) as session:
-            if not self._is_pooled:
+            if not self.connector.is_pooled:
                 return await work(session)
-            await self._begin(session)
+            await self.connector.begin(session)
             try:
                 return await work(session)
             finally:
@@ -280,18 +264,6 @@ class Sessions:
         except Exception as error:  # noqa: BLE001 because the caller is told what he waited for
             await self._note(error)
 
-    async def _begin(self, session: OwnSession) -> None:
-        parts = [sql.BEGIN]
-        if self._is_pooled:
-            # What the pooler's connection to the server was told before is not known.
-            settings = self.patience.settings.items()
-            parts += [f"SET LOCAL {name} = '{value}'" for name, value in settings]
-        if self._limits_transactions:
-            limit_ms = transaction_ms(session.timeout_s)
-            parts.append(sql.LIMIT_TRANSACTION.format(milliseconds=limit_ms))
-        script = "; ".join(parts)
-        await session.execute(script)
-
     @asynccontextmanager
     async def _session(
         self, timeout_s: float | None, kind: type[Any] = OwnSession, pool: Pool | None = None
@@ -326,23 +298,6 @@ class Sessions:
         finally:
             pool.give_back(connection)
 
-    async def _connect(self) -> Any:
-        options = self._options(self._url, pooled=self._is_pooled)
-        connection = await _connected(self._url, options)
-        try:
-            life = await connection.fetchval(sql.LIFE, timeout=CONNECT_TIMEOUT_S)
-            is_limited = connection.get_server_version() >= _LIMITS_TRANSACTIONS
-            if is_limited and not self._is_pooled:
-                await connection.execute(sql.LIMIT_NO_TRANSACTION, timeout=CONNECT_TIMEOUT_S)
-        except BaseException:
-            connection.terminate()
-            raise
-        if self._life not in (None, life):
-            self.server_changed()
-        self._life = life
-        self._limits_transactions = is_limited
-        return connection
-
     async def _end_lost(self, session: OwnSession) -> None:
         """End the server's part of connections that were lost.
 
@@ -372,41 +327,13 @@ class Sessions:
             msg = "the server's part of a lost connection goes on"
             raise TimeoutError(msg)
         # A server that has crashed gives numbers again of which nothing had been written down.
-        if status is None or (status == "committed" and begun.life != self._life):
+        if status is None or (status == "committed" and begun.life != self.connector.life):
             msg = f"{self.server}: the connection was lost within a commit."
             raise StoreError(msg)
         return bool(status == "committed")
-
-    def _options(self, url: str, *, pooled: bool) -> dict[str, Any]:
-        options: dict[str, Any] = {"timeout": CONNECT_TIMEOUT_S}
-        if pooled:
-            # A pooler takes no settings at the start, and has no prepared statements to keep.
-            options["statement_cache_size"] = 0
-            options["server_settings"] = {"application_name": self.name}
-        else:
-            options["server_settings"] = {**self.patience.settings, "application_name": self.name}
-        if "," in url and "target_session_attrs" not in url:
-            options["target_session_attrs"] = "primary"
-        return options
-
-
-async def _connected(url: str, options: dict[str, Any]) -> Any:
-    try:
-        return kept_from_children(await asyncpg.connect(url, **options))
-    except _OF_A_PARSER as error:
-        # Neither one of the driver's, nor a certificate that does not fit, is the URL's fault.
-        if isinstance(error, asyncpg.InterfaceError | OSError):
-            raise
-        # Its own words may have a part of the password, and so may its traceback.
-        text = "the URL cannot be read" if has_password(url) else str(error).rstrip(".")
-        msg = f"{shown_url(url)}: {text}.{URL_REMEDY}"
-        raise StoreError(msg) from None
 
 
 def _bare(error: Exception) -> Exception:
     """Without its way through the driver, which says nothing of a server that is away."""
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)
-
-
-def _nothing() -> None: ...

@@ -39,7 +39,7 @@ async def sweep(sessions: Sessions, *, now_ms: int | None, retention_ms: int) ->
 async def vacuum(sessions: Sessions) -> None:
     """Free the room of handled messages, unless another process is at it."""
     try:
-        connection = await sessions.connect_to_listen()
+        connection = await sessions.connector.connect_to_listen()
     except Exception as error:  # noqa: BLE001 because the server's own clean-up comes as well
         log.debug("The messages' table could not be vacuumed: %s", error)
         return

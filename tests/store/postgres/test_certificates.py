@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kvqueue_fastapi.store.postgres.sessions import _connected
+from kvqueue_fastapi.store.postgres.connector import _connected
 
 pytestmark = pytest.mark.skipif(
     not shutil.which("openssl"), reason="openssl makes the certificate, and is not here"
