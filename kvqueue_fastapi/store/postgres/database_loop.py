@@ -53,6 +53,9 @@ class DatabaseLoop:
         """Run `work` there and await what it returns.
 
         A cancelled caller does not stop it: SQL cannot be cancelled.
+
+        Raises:
+            KvQueueClosedError: it was not done when the thread came to its end.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
@@ -91,6 +94,8 @@ class DatabaseLoop:
         async def main() -> None:
             try:
                 result = await work()
+            except asyncio.CancelledError:  # by the end of this thread, and by nobody else
+                done(None, KvQueueClosedError())
             except BaseException as error:  # noqa: BLE001 because it belongs to the caller
                 done(None, error)
             else:
