@@ -43,7 +43,7 @@ SETTINGS: Final[Mapping[str, str]] = {
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "14s",  # and also while something is to be said to it
 }
-"""Of each session; behind a pooler, of each transaction. Those of a `Patience` come to them."""
+"""Of each session; behind a pooler, of each transaction. `Patience.settings` has them all."""
 
 
 class Patience:
@@ -92,7 +92,7 @@ def transaction_ms(statement_s: float) -> int:
 
 
 class KeysLockedError(Exception):
-    """Another transaction has had the lock of a key for long; all else may be written meanwhile."""
+    """Another transaction has had the lock of a key for long, which tells nothing of all else."""
 
 
 class Session(Protocol):

@@ -160,6 +160,7 @@ STANDING = [
     ("by a pooler", "transact", ""),
     ("by a pooler", "attempt", ""),
     ("direct", "transact", "?transaction_timeout=3600000"),
+    ("by a pooler", "transact", "?transaction_timeout=3600000"),
 ]
 
 
