@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import time
 import urllib.request
 from collections.abc import Callable
@@ -47,11 +48,19 @@ async def until(condition: Callable[[], Any], within_s: float = PATIENCE_S) -> A
     return result
 
 
+def _is_listened_on(port: int) -> bool:
+    with contextlib.suppress(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port)).close()
+        return True
+    return False
+
+
 class Server:
     """One process, with its children."""
 
     def __init__(self, command: list[str], log: Path, environment: dict[str, str]) -> None:
         self._log = log
+        self._port = ""
         with log.open("wb") as file:
             self.process = launched(command, stdout=file, stderr=file, env=environment)
 
@@ -77,8 +86,13 @@ class Server:
         return int(json.loads(answer))
 
     async def port(self) -> str:
-        await self.started()
-        return await self.logs(r"Uvicorn running on http://127\.0\.0\.1:(\d+)")
+        if not self._port:
+            await self.started()
+            port = await self.logs(r"Uvicorn running on http://127\.0\.0\.1:(\d+)")
+            # A reloader, and one with workers, says both before anybody listens there.
+            await until(lambda: _is_listened_on(int(port)))
+            self._port = port
+        return self._port
 
     async def connect(self, path: str) -> asyncio.StreamWriter:
         """Ask, without waiting for an answer."""
